@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact fast paths: the same function as stock BERT, to rounding, with less arithmetic and less memory traffic.
 
-Notation: hidden size h, sequence length T, heads H, head size d = h/H, vocabulary V, n positions of a text that are
-read ("queries"). `config.use_fast_path` switches all of these off.
+Notation: hidden size h, sequence length T, heads H, head size d = h/H, n positions of a text that are read ("queries":
+the labelled ones, or [CLS]). `config.use_fast_path` switches all of these off.
 
 path                    conditions                                                               home
 reduced last layer      2-d mask; eager or sdpa; no hidden states or attentions asked for        last_layer_is_reducible
@@ -14,9 +14,6 @@ fused loss              training on labels; a CPU; not compiled; plain decoder; 
 narrowed states         training under autocast; a CPU (exact to autocast's dtype only)          narrowed
 
 "Plain" means without adapter, quantised weights or hooks (`is_plain`).
-
-Reduced last layer: queries, attention output, feed-forward block and LayerNorms act on each position alone, so the
-last layer computes them only where the head reads: at the labelled positions (about 15% of T) or at [CLS].
 
 Absorbed keys and values: with x_t the layer's input at t, W_k,h and W_v,h the (d, h) blocks of head h, q_h its query,
 

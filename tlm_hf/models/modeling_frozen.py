@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen committee: one-layer encoders read at [CLS], as tables that are looked up and a small network for each text.
 
-This file travels to the Hub as remote code together with its flat siblings; it needs torch and transformers only.
 Exact to rounding, for K members of one layer without convolution. For a member with word rows w_v, position rows p_t
 (token type 0 added; with token types, as many rows again with type 1), LayerNorm (g, b, eps), H heads of size d and
 hidden size h; x~ is a row minus its own mean:

@@ -155,10 +155,9 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
 
     def __init__(self, config: TLMConfig) -> None:
         if any("SequenceClassification" in name for name in config.architectures or []):
-            raise ValueError(
-                f"{config._name_or_path} holds a classifier, which has no masked-language-model head: open it with "
-                "AutoModelForSequenceClassification, or load the encoder that it was fine-tuned from."
-            )
+            remedy = "open it with AutoModelForSequenceClassification, or load the encoder that it was fine-tuned from"
+            what = f"{config._name_or_path} holds a classifier, which has no masked-language-model head"
+            raise ValueError(f"{what}: {remedy}.")
         super().__init__(config)
         self.bert = TLMModel(config, add_pooling_layer=False)
         self.cls = BertOnlyMLMHead(config)

@@ -122,10 +122,9 @@ def fit_to_budget(
         one_pass = steps * step + apart / math.ceil(TRIAL_STEPS / steps)
         least = (0.1 * one_pass + around) / (1 - RESERVE)
         if seconds - spent < least:
-            raise UserError(
-                f"--time-budget {budget} is too short: {spent:.0f} seconds have passed, and fine-tuning takes at least "
-                f"{least:.0f} more; give {math.ceil(1.2 * (spent + least))}s, or leave it out."
-            )
+            short_by = f"{spent:.0f} seconds have passed, and fine-tuning takes at least {least:.0f} more"
+            remedy = f"give {math.ceil(1.2 * (spent + least))}s, or leave it out"
+            raise UserError(f"--time-budget {budget} is too short: {short_by}; {remedy}.")
 
     def fit() -> str:
         if not record.is_file():
