@@ -12,16 +12,12 @@ ends=(oldest newest)
 case "${1:-}" in oldest | newest) ends=("$1"); shift ;; esac
 quick=(tests/models tests/data/test_masking.py tests/data/test_tokenization.py tests/test_loading.py tests/training/test_schedules.py)
 
-# "name>=low,<high" of pyproject.toml as "name==low" or "name<high".
+# "name>=low,<high" of pyproject.toml, the first of each name, as "name==low" or "name<high".
 requirements() {
-    python - "$1" <<'PY'
-import re, sys, tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-declared = [*project["dependencies"], *project["optional-dependencies"]["train"]]
-for name in ("transformers", "huggingface-hub", "datasets"):
-    low, high = re.search(rf"'{name}>=([\d.]+),(<\d+)'", repr(declared)).groups()
-    print(f"{name}=={low}" if sys.argv[1] == "oldest" else f"{name}{high}")
-PY
+    local change='s/>=[0-9.]+,//'
+    [ "$1" = newest ] || change='s/>=([0-9.]+),.*/==\1/'
+    grep -oE '"(transformers|huggingface-hub|datasets)>=[0-9.]+,<[0-9]+"' pyproject.toml | tr -d '"' |
+        awk -F '>' '!seen[$1]++' | sed -E "$change"
 }
 
 status=0

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).absolute().parent))
 import demo_views as views
 import gradio as gr
 import torch
-from demo_data import RACE_TEXTS, Demo, Json, Task, build_committee, human, load_demo, measure_overlap
-from demo_models import DemoError, Entrant, classify, fill_masks, processor, race, untrained_bert, without_paths
+from demo_data import RACE_TEXTS, Demo, Json, Task, human, load_demo, measure_overlap
+from demo_models import DemoError, Entrant, classify, processor, race, untrained_bert, without_paths
 from transformers.utils import logging as transformers_logging
 
 try:
@@ -83,24 +83,16 @@ def or_error(answer: Callable[..., Any], *, of_program: bool = False) -> Callabl
     return wrapped
 
 
-def choose(demo: Demo, task: str) -> Task:
-    """The task of this name, the first one for none."""
-    if not demo.tasks or (task and task not in demo.tasks):
-        known = ", ".join(demo.tasks) or "none, since no committee opened"
-        raise DemoError(f"There is no task {task!r} among {known}.")
-    return demo.tasks[task] if task else next(iter(demo.tasks.values()))
-
-
 def add_live(demo: Demo) -> gr.Radio:
     """A text box whose answer follows each key; returns the choice of the task."""
-    first = choose(demo, "")
+    first = demo.choose()
 
     @or_error
     def answer(text: str, task: str) -> str:
-        return views.answer(classify(text, choose(demo, task).committee))
+        return views.answer(classify(text, demo.choose(task).committee))
 
     def another(text: str, task: str) -> tuple[Any, str]:
-        one = choose(demo, task)
+        one = demo.choose(task)
         place = one.examples.index(text) + 1 if text in one.examples else 0
         text = one.examples[place % len(one.examples)]
         return gr.Textbox(text, label=one.title), answer(text, task)
@@ -129,13 +121,13 @@ def add_race(demo: Demo, task: gr.Radio) -> None:
         return found + [Entrant(f"{name}, frozen", task.committee.answer)] * (task.committee.frozen is not None)
 
     def run(name: str) -> Iterator[str]:
-        one = choose(demo, name)
+        one = demo.choose(name)
         for found in race(entrants(one), one.race_texts()):
             yield views.race(found, RACE_TEXTS, machine)
 
     machine = f"Measured on this server: {processor()}. Where a task has no trained BERT, its weights are random."
     button = gr.Button("Start the race", variant="primary", elem_classes="short")
-    shown = gr.HTML(views.race(entrants(choose(demo, "")), RACE_TEXTS, machine), elem_id="bars")
+    shown = gr.HTML(views.race(entrants(demo.choose()), RACE_TEXTS, machine), elem_id="bars")
     button.click(run, task, shown, **SLOW)
 
 
@@ -144,14 +136,13 @@ def add_build(demo: Demo, task: gr.Radio) -> None:
 
     @or_error
     def build(members: list[str], task: str) -> str:
-        one = choose(demo, task)
-        return views.committee(build_committee(one, members), one.test_texts)
+        return views.committee(demo.build_committee(members, task), demo.choose(task).test_texts)
 
     def change_task(task: str) -> tuple[Any, str]:
-        members = choose(demo, task).members
+        members = demo.choose(task).members
         return gr.CheckboxGroup(choices=members, value=members), build(members, task)
 
-    first = choose(demo, "")
+    first = demo.choose()
     members = gr.CheckboxGroup(first.members, value=first.members, label="Members")
     shown = gr.HTML(build(first.members, first.name), elem_id="committee")
     members.input(build, [members, task], shown, **LIVE)
@@ -204,55 +195,15 @@ def add_text(name: str, label: str, start: str, find: Callable[[str], Any], view
 
 
 def add_api(demo: Demo, text: str) -> None:
-    """How programs ask; with gradio[mcp] the functions are tools for agents too, described by their docstrings."""
-
-    def classify_text(text: str, task: str = "") -> dict:
-        """Classify an English text by a committee: label, probabilities, its members' votes, entropy (nats), time.
-
-        Args:
-            text: a sentence or a paragraph.
-            task: name of the task; empty for the first one.
-        """
-        found = classify(text, choose(demo, task).committee, leave_out=False)
-        record = {name: getattr(found, name) for name in ("label", "votes", "entropy", "milliseconds", "notes")}
-        return record | {"probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True))}
-
-    def fill_mask(text: str) -> dict:
-        """Fill every [MASK] of a text by each encoder: the five likeliest tokens with their probabilities.
-
-        Args:
-            text: English, with one to ten [MASK].
-        """
-        return fill_masks(text, demo.encoders)
-
-    def overlap(text: str) -> dict:
-        """Compare a text with the pre-training text: shares of tokens seen there, Jensen-Shannon divergence (bits).
-
-        Args:
-            text: what is compared.
-        """
-        return {name: value for name, value in measure_overlap(text, demo).items() if name != "marked"}
-
-    def committee(members: list[str], task: str = "") -> list[dict]:
-        """Accuracy, calibration and latency of a committee of some members, of each of them, and of the deep encoder.
-
-        Args:
-            members: their names, such as ["member 1", "member 3"].
-            task: name of the task; empty for the first one.
-        """
-        return build_committee(choose(demo, task), members)
-
+    """How programs ask, and the endpoints."""
     host = os.environ.get("SPACE_HOST")
     url = f"https://{host}" if host else "http://127.0.0.1:7860"
     with gr.Row():
         for label, example in PROGRAMS.items():
             words = example.format(url=url, task=next(iter(demo.tasks), ""), text=text)
             gr.Code(words, label=label, interactive=False, wrap_lines=True, show_line_numbers=False)
-    endpoints = {"classify": classify_text, "fill_mask": fill_mask, "overlap": overlap, "build_committee": committee}
-    for name, answer in endpoints.items():
-        endpoint = or_error(answer, of_program=True)
-        endpoint.__name__ = name  # a tool is called so
-        gr.api(endpoint, api_name=name, concurrency_limit=4)
+    for answer in (demo.classify, demo.fill_mask, demo.overlap, demo.build_committee):
+        gr.api(or_error(answer, of_program=True), api_name=answer.__name__, concurrency_limit=4)
 
 
 def build_app(demo: Demo) -> gr.Blocks:
@@ -274,7 +225,7 @@ def build_app(demo: Demo) -> gr.Blocks:
             "race": lambda: add_race(demo, task),
             "build": lambda: add_build(demo, task),
             "train": lambda: add_training(demo),
-            "masks": lambda: add_text("masks", MASK, MASKED, partial(fill_masks, encoders=demo.encoders), views.masks),
+            "masks": lambda: add_text("masks", MASK, MASKED, demo.fill_mask, views.masks),
             "overlap": lambda: add_text("overlap", label, example, partial(measure_overlap, demo=demo), views.overlap),
             "findings": lambda: gr.HTML(views.findings(demo.study), elem_id="plots"),
             "api": lambda: add_api(demo, example),

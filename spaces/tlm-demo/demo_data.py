@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from demo_models import DemoError, Model, clean_text, freeze, from_scratch, load
+from demo_models import DemoError, Model, classify, clean_text, fill_masks, freeze, from_scratch, load
 from scipy.spatial.distance import jensenshannon
 
 Json = dict[str, Any]
@@ -65,7 +65,10 @@ class Task:
 
 @dataclass
 class Demo:
-    """All that the page shows; `trouble` says what is missing."""
+    """All that the page shows, and what it answers programs; `trouble` says what is missing.
+
+    With gradio[mcp] the four answers are tools for agents, described by their docstrings.
+    """
 
     tasks: dict[str, Task] = field(default_factory=dict)
     encoders: list[Model] = field(default_factory=list)
@@ -73,6 +76,60 @@ class Demo:
     counts: np.ndarray | None = None
     study: Json | None = None
     trouble: list[str] = field(default_factory=list)
+
+    def choose(self, task: str = "") -> Task:
+        """The task of this name, the first one for none."""
+        if not self.tasks or (task and task not in self.tasks):
+            known = ", ".join(self.tasks) or "none, since no committee opened"
+            raise DemoError(f"There is no task {task!r} among {known}.")
+        return self.tasks[task] if task else next(iter(self.tasks.values()))
+
+    def classify(self, text: str, task: str = "") -> dict:
+        """Classify an English text by a committee: label, probabilities, its members' votes, entropy (nats), time.
+
+        Args:
+            text: a sentence or a paragraph.
+            task: name of the task; empty for the first one.
+        """
+        found = classify(text, self.choose(task).committee, leave_out=False)
+        record = {name: getattr(found, name) for name in ("label", "votes", "entropy", "milliseconds", "notes")}
+        return record | {"probabilities": dict(zip(found.labels, found.probabilities.tolist(), strict=True))}
+
+    def fill_mask(self, text: str) -> dict:
+        """Fill every [MASK] of a text by each encoder: the five likeliest tokens with their probabilities.
+
+        Args:
+            text: English, with one to ten [MASK].
+        """
+        return {encoder.name: fill_masks(text, encoder) for encoder in self.encoders}
+
+    def overlap(self, text: str) -> dict:
+        """Compare a text with the pre-training text: shares of tokens seen there, Jensen-Shannon divergence (bits).
+
+        Args:
+            text: what is compared.
+        """
+        return {name: value for name, value in measure_overlap(text, self).items() if name != "marked"}
+
+    def build_committee(self, members: list[str], task: str = "") -> list[dict]:
+        """Accuracy, calibration and latency of a committee of some members, of each of them, and of the deep encoder.
+
+        Args:
+            members: their names, such as ["member 1", "member 3"].
+            task: name of the task; empty for the first one.
+        """
+        one = self.choose(task)
+        unknown = ", ".join(repr(name) for name in members if name not in one.members)
+        if unknown or not members:
+            raise DemoError(f"Tick at least one of {', '.join(one.members)}{f', not {unknown}' * bool(unknown)}.")
+        places, rows = sorted({one.members.index(name) for name in members}), []
+        models = [(f"committee of {len(places)}", places), *((one.members[place], [place]) for place in places)]
+        for name, parts in models:
+            scores = one.scores[" ".join(map(str, parts))]
+            rows.append({"model": name, **scores, "milliseconds": one.time_members(len(parts))})
+        if "deep" in one.scores:
+            rows.append({"model": "deep encoder", **one.scores["deep"], "milliseconds": None})
+        return rows
 
 
 @contextmanager
@@ -120,21 +177,6 @@ def find_model(folder: Path, source: str) -> str:
     """The folder of a model, from the demonstration's or that of a staged release; else its name on the Hub."""
     places = [folder / source, folder.absolute() / "../../.." / source]
     return next((str(place.resolve()) for place in places if place.is_dir()), source)
-
-
-def build_committee(task: Task, chosen: list[str]) -> list[Json]:
-    """Scores on test texts of a committee of chosen members, of each, and of the deep encoder, each calibrated."""
-    unknown = ", ".join(repr(name) for name in chosen if name not in task.members)
-    if unknown or not chosen:
-        raise DemoError(f"Tick at least one of {', '.join(task.members)}{f', not {unknown}' * bool(unknown)}.")
-    places, rows = sorted({task.members.index(name) for name in chosen}), []
-    models = [(f"committee of {len(places)}", places), *((task.members[place], [place]) for place in places)]
-    for name, members in models:
-        scores = task.scores[" ".join(map(str, members))]
-        rows.append({"model": name, **scores, "milliseconds": task.time_members(len(members))})
-    if "deep" in task.scores:
-        rows.append({"model": "deep encoder", **task.scores["deep"], "milliseconds": None})
-    return rows
 
 
 def measure_overlap(text: Any, demo: Demo) -> Json:

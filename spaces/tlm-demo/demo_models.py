@@ -195,21 +195,18 @@ def from_scratch(other: Model) -> Model:
 
 
 @torch.inference_mode()
-def fill_masks(text: Any, encoders: list[Model]) -> dict[str, list[dict[str, float]]]:
-    """By encoder the likeliest tokens of each [MASK]; DemoError without a mask, with too many, or for a long text."""
-    found = {}
-    for encoder in encoders:
-        tokenizer = encoder.tokenizer
-        words = re.sub(r"\[mask\]", tokenizer.mask_token, clean_text(text)[0], flags=re.IGNORECASE)
-        batch = tokenizer(words, return_tensors="pt", return_token_type_ids=False, verbose=False)
-        ids = batch["input_ids"][0]
-        is_mask = ids == tokenizer.mask_token_id
-        masks = int(is_mask.sum())
-        if not 1 <= masks <= MOST_MASKS:
-            raise DemoError(f"There are {masks or 'no'} [MASK] in the text: write one to {MOST_MASKS}.")
-        if len(ids) > encoder.longest:
-            raise DemoError(f"The text has {len(ids):,} tokens, and the encoders read {encoder.longest}: shorten it.")
-        shares, tokens = encoder.model(**batch).logits[0, is_mask].softmax(-1).topk(LIKELIEST)
-        names = map(tokenizer.convert_ids_to_tokens, tokens.tolist())
-        found[encoder.name] = [dict(zip(*pair, strict=True)) for pair in zip(names, shares.tolist(), strict=True)]
-    return found
+def fill_masks(text: Any, encoder: Model) -> list[dict[str, float]]:
+    """The likeliest tokens of each [MASK]; DemoError without one, with too many, or for a long text."""
+    tokenizer = encoder.tokenizer
+    words = re.sub(r"\[mask\]", tokenizer.mask_token, clean_text(text)[0], flags=re.IGNORECASE)
+    batch = tokenizer(words, return_tensors="pt", return_token_type_ids=False, verbose=False)
+    ids = batch["input_ids"][0]
+    is_mask = ids == tokenizer.mask_token_id
+    masks = int(is_mask.sum())
+    if not 1 <= masks <= MOST_MASKS:
+        raise DemoError(f"There are {masks or 'no'} [MASK] in the text: write one to {MOST_MASKS}.")
+    if len(ids) > encoder.longest:
+        raise DemoError(f"The text has {len(ids):,} tokens, and the encoders read {encoder.longest}: shorten it.")
+    shares, tokens = encoder.model(**batch).logits[0, is_mask].softmax(-1).topk(LIKELIEST)
+    names = map(tokenizer.convert_ids_to_tokens, tokens.tolist())
+    return [dict(zip(*pair, strict=True)) for pair in zip(names, shares.tolist(), strict=True)]

@@ -269,7 +269,7 @@ def test_a_broken_model_is_named_and_the_rest_works(space, copied):
     assert "committee cannot be opened" in found.trouble[0]
     assert "encoder-2 cannot be opened" in found.trouble[1]
     assert str(copied) not in "".join(found.trouble)
-    assert len(space[1].fill_masks("the [MASK] runs", found.encoders[:1])["one layer"]) == 1
+    assert len(found.fill_mask("the [MASK] runs")["one layer"]) == 1
 
 
 def test_without_a_deep_encoder_the_page_is_whole(space, copied):

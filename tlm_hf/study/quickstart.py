@@ -128,10 +128,11 @@ def quickstart(arguments: QuickstartArguments) -> Json:
         tokenizer.save_pretrained(output / "tokenizer")
 
     shared: Json = {"bf16": "false", "num_threads": 1 if workers > 1 else None, "disable_tqdm": True}
-    results = run_jobs(_pretraining(scale, output, shared), workers, "2 of 5: pre-training")
+    pretraining, finetuning, joining = _jobs(scale, output, shared)
+    results = run_jobs(pretraining, workers, "2 of 5: pre-training")
     losses = {name: result["held_out"]["loss"] for name, result in results.items()}
-    results |= run_jobs(_finetuning(scale, output, shared), workers, "3 of 5: fine-tuning")
-    results |= run_jobs(_joining(scale, output), workers, "4 of 5: committees")
+    results |= run_jobs(finetuning, workers, "3 of 5: fine-tuning")
+    results |= run_jobs(joining, workers, "4 of 5: committees")
     logger.info("5 of 5: baseline, latency and release folders ...")
     baseline = tfidf_baseline(task)
     folders = {"bert-1": "classifiers/bert-1-0-pretrained-0", "committee": "committees/committee-pretrained-0"}
@@ -157,43 +158,34 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     return run.finish(None, summary | {"report": report_text(summary, portable_path(str(output)))})
 
 
-def _pretraining(scale: Scale, output: Path, shared: Json) -> list[Job]:
-    shared = shared | {"corpus": "docstrings", "num_texts": scale.num_texts, "tokenizer": str(output / "tokenizer")}
-    shared |= {"size": scale.size, "max_steps": scale.pretraining_steps}
-    jobs = []
-    for name, seed in scale.encoders.items():
-        deep = {"recipe": "bert-6", "num_hidden_layers": scale.deep_layers} if name == scale.deep else {}
-        options = {"recipe": "bert-1", "seed": seed, "output_dir": str(output / "encoders" / name), **shared, **deep}
-        jobs.append(Job(name, pretrain, options, weight=3.0 if deep else 1.0))
-    return jobs
-
-
-def _finetuning(scale: Scale, output: Path, shared: Json) -> list[Job]:
-    """Every classifier: of each encoder and arm, and of each encoder that comes with the package."""
+def _jobs(scale: Scale, output: Path, shared: Json) -> tuple[list[Job], list[Job], list[Job]]:
+    """Pre-trainings, fine-tunings of every encoder and arm, and committees: of member k `bert-1` number k of a seed."""
+    corpus: Json = {"corpus": "docstrings", "num_texts": scale.num_texts, "tokenizer": str(output / "tokenizer")}
+    corpus |= {"size": scale.size, "max_steps": scale.pretraining_steps}
+    task = scale.task | {"num_train_epochs": scale.finetuning_epochs}
+    pretraining, finetuning, joining = list[Job](), list[Job](), list[Job]()
     runs = [(name, folder, seed, "pretrained") for seed, (name, folder) in enumerate(scale.embedded)]
-    for (encoder, member), arm in product(scale.encoders.items(), ARMS):
-        for number, name in enumerate(scale.classifiers(encoder, arm)):
+    for encoder, number in scale.encoders.items():
+        folder, is_deep = output / "encoders" / encoder, encoder == scale.deep
+        deep = {"recipe": "bert-6", "num_hidden_layers": scale.deep_layers} if is_deep else {}
+        options = {"recipe": "bert-1", "seed": number, "output_dir": str(folder), **shared, **corpus, **deep}
+        pretraining.append(Job(encoder, pretrain, options, weight=3.0 if is_deep else 1.0))
+        for arm in ARMS:
             # Seeds differ between members, so those from scratch differ too.
-            runs.append((name, output / "encoders" / encoder, scale.seeds * member + number, arm))
-    jobs, shared = [], shared | scale.task | {"num_train_epochs": scale.finetuning_epochs}
+            named = enumerate(scale.classifiers(encoder, arm), start=scale.seeds * number)
+            runs += [(name, folder, seed, arm) for seed, name in named]
     for name, folder, seed, arm in runs:
         is_deep = folder.name == scale.deep
-        options = {"model": str(folder), "seed": seed, "from_scratch": arm == "scratch", **shared}
+        options = {"model": str(folder), "seed": seed, "from_scratch": arm == "scratch", **shared, **task}
         options |= {"output_dir": str(output / "classifiers" / name)}
         options |= {"learning_rate": DEEP_RATE if is_deep else SHALLOW_RATE}
-        jobs.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
-    return jobs
-
-
-def _joining(scale: Scale, output: Path) -> list[Job]:
-    """A committee of each arm and seed: member k is `bert-1` number k fine-tuned with that seed."""
-    jobs = []
+        finetuning.append(Job(name, finetune, options, weight=6.0 if is_deep else 1.0))
     for arm, seed in product(ARMS, range(scale.seeds)):
         members = [str(output / "classifiers" / f"bert-1-{member}-{arm}-{seed}") for member in range(MEMBERS)]
         folder = output / "committees" / f"committee-{arm}-{seed}"
-        options = CommitteeArguments(**scale.task, members=members, output_dir=str(folder), disable_tqdm=True)
-        jobs.append(Job(folder.name, join_committee, options))
-    return jobs
+        joined = CommitteeArguments(**scale.task, members=members, output_dir=str(folder), disable_tqdm=True)
+        joining.append(Job(folder.name, join_committee, joined))
+    return pretraining, finetuning, joining
 
 
 def _rows(scale: Scale, results: dict[str, Json], baseline: Json, latency: dict[str, float]) -> list[TableRow]:
