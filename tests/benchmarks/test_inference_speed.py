@@ -7,7 +7,7 @@ import pytest
 from helpers_commands import refused, succeed
 from transformers import BertForSequenceClassification
 
-from tlm_hf.benchmarks.inference_speed import build_batch, stock_classifier
+from tlm_hf.benchmarks.speed import build_batch, stock_classifier
 from tlm_hf.evaluation.latency import alternating_seconds
 from tlm_hf.recipes import build_config
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from tlm_hf.benchmarks.training_speed import Side, StepArguments, benchmark_steps, build_batch, build_model
+from tlm_hf.benchmarks.speed import Side, StepArguments, benchmark_steps, build_model, build_step_batch
 from tlm_hf.errors import UserError
 from tlm_hf.training import callbacks
 from tlm_hf.training.callbacks import WARM_STEPS, StepClock
@@ -33,7 +33,7 @@ def test_both_sides_are_equal_models():
     for model in (stock, ours):
         assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.2
     assert all(torch.equal(ours.get_parameter(name), value) for name, value in stock.named_parameters())
-    share = (build_batch(arguments, 1000, 32)["labels"] != -100).float().mean().item()
+    share = (build_step_batch(arguments, 1000, 32)["labels"] != -100).float().mean().item()
     assert abs(share - 0.15) < 5 * math.sqrt(0.15 * 0.85 / (400 * 32))
 
 

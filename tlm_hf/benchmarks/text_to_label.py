@@ -24,7 +24,7 @@ from ..runs.atomic_files import Json
 from ..runs.worker_pool import ONE_THREAD
 from ..runtime import load
 from .contestants import CONTESTANTS, FROZEN, Answer, Texts
-from .measure import TimingArguments, finish
+from .speed import TimingArguments, finish
 
 SINGLES, BLOCK = 500, 25  # texts that are answered one by one, and how many of them a contestant answers in its turn
 SINGLE = {**ONE_THREAD, "OPENBLAS_NUM_THREADS": "1"}

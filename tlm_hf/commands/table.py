@@ -16,7 +16,7 @@ class Command:
     options: str | None = None  # of a function that takes options by name, the module of their GROUPS and REFUSED
 
 
-STEP, RELEASE = "benchmarks.training_speed:benchmark_steps", "commands.calls:release"
+STEP, RELEASE = "benchmarks.speed:benchmark_steps", "commands.calls:release"
 REPORT, TABLE, ROWS = ("report",), ("table",), ("rows",)
 STEP_RATIOS = ("recipe", "ratios", "median_seconds")
 COMMANDS = {
@@ -71,7 +71,7 @@ COMMANDS = {
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
     "benchmark frozen": Command(
         "frozen committees against committee and deep encoder",
-        "benchmarks.inference_speed:benchmark_latency",
+        "benchmarks.speed:benchmark_latency",
         ("rows",),
     ),
     "benchmark text-to-label": Command(

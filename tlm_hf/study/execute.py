@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from ..benchmarks.inference_speed import build_batch, stock_classifier
+from ..benchmarks.speed import build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import KINDS, overlap_subsets

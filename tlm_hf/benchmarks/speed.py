@@ -1,0 +1,287 @@
+"""Speed against stock BERT: a training step, and the latency of frozen committees; options that benchmarks share.
+
+Weights and tokens are random: neither changes the time.
+"""
+
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertTokenizer, PreTrainedModel
+
+from .. import runtime
+from ..errors import UserError, check_installed, check_range
+from ..evaluation.latency import alternating_medians, alternating_seconds, measure_seconds
+from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
+from ..models.configuration_frozen import TABLE_DTYPES
+from ..models.configuration_tlm import TLMConfig
+from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
+from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
+from ..option_fields import option
+from ..recipes import build_config
+from ..runs.atomic_files import Json, write_json
+from ..runs.provenance import portable, provenance
+from ..training.trainer import keep_freed_memory
+
+LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+TASKS = {
+    "pretraining": (BertForMaskedLM, TLMForMaskedLM),
+    "finetuning": (BertForSequenceClassification, TLMForSequenceClassification),
+}
+CLS, FIRST_WORD = 101, 1000
+GRID = ("laptop:1", "laptop:3", "laptop:5", "laptop:10", "paper:10")
+Batch = dict[str, torch.Tensor]
+Variant = tuple[str, str, str]  # model, runtime and precision
+DEEP: Variant = ("bert-6", "torch", "float32")
+PLAIN: Variant = ("committee", "torch", "float32")
+
+
+@dataclass
+class TimingArguments:
+    """Options of every benchmark of speed."""
+
+    repeats: int = option(5, "Timed rounds (medians are taken).")
+    num_threads: int | None = option(None, "CPU threads of each side; default: the cores.")
+    json: str | None = option(None, "File for the results.")
+
+    def set_threads(self) -> int:
+        """Check the options above, give torch its threads, and return their number."""
+        check_range(self, 1, 10**6, "repeats", "num_threads")
+        threads = self.num_threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
+        return threads
+
+
+def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:
+    """Configuration of a recipe with the labels of the benchmarks; `changes` go to `build_config`.
+
+    Raises UserError for no such recipe or size, and with `stock` for a convolution front-end.
+    """
+    config = build_config(recipe, size, **changes)
+    if stock and config.has_convolution:
+        raise UserError(f"The recipe {recipe} has a convolution front-end, which stock BERT lacks: choose another.")
+    config.id2label = dict(enumerate(LABELS))
+    return config
+
+
+def stock_config(config: TLMConfig) -> BertConfig:
+    """Configuration of a stock BERT of the same shape and labels, attention by sdpa."""
+    return BertConfig.from_dict({**config.to_dict(), "model_type": "bert"}, attn_implementation="sdpa")
+
+
+def finish(arguments: Any, results: Json) -> Json:
+    """Add the options, the command, the commit and the machine, and write the file of `--json` if there is one."""
+    settings = {key: value for key, value in asdict(arguments).items() if key != "json"}
+    results = {**results, "settings": portable(settings), **provenance()}
+    if arguments.json is not None:
+        write_json(Path(arguments.json).expanduser(), results)
+    return results
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to take a step; `best` is bfloat16 autocast, fused AdamW and gradient clipping, as our commands train."""
+
+    stock: bool = False
+    dropout: float = 0.1  # the authors'
+    best: bool = False
+
+
+SIDES = {
+    "stock": Side(stock=True),
+    "ours_same_precision": Side(),
+    "ours_best_same_dropout": Side(best=True),
+    "ours_best": Side(best=True, dropout=0.0),  # the default of our pre-training
+}
+
+
+@dataclass
+class StepArguments(TimingArguments):
+    """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
+
+    what: str = option("pretraining", "pretraining or finetuning.")
+    recipe: str = option("bert-1", "Architecture (python -m tlm_hf.recipes lists them).")
+    size: str = option("paper", "Its size.")
+    batch_size: int = option(32, "Texts per optimizer step.")
+    mlm_probability: float = option(0.15, "Share of tokens to predict (the authors': 0.15).")
+
+
+def build_model(arguments: StepArguments, side: Side) -> PreTrainedModel:
+    """The side's model in training mode; the seeded weights are equal on all sides."""
+    config = build_recipe(arguments.recipe, arguments.size, dropout=side.dropout)
+    stock_class, our_class = TASKS[arguments.what]
+    torch.manual_seed(0)
+    return stock_class(stock_config(config)).train() if side.stock else our_class(config).train()
+
+
+def build_step_batch(arguments: StepArguments, vocab_size: int, length: int) -> dict[str, torch.Tensor]:
+    """Random texts of full length: `input_ids`, `attention_mask` (batch, length), and the task's `labels`."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (arguments.batch_size, length)
+    input_ids = torch.randint(5, vocab_size, shape, generator=generator)
+    if arguments.what == "finetuning":
+        labels = torch.randint(0, len(LABELS), shape[:1], generator=generator)
+    else:
+        labels = torch.where(torch.rand(shape, generator=generator) < arguments.mlm_probability, input_ids, -100)
+        labels[0, 0] = input_ids[0, 0]  # at least one
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+
+
+def _build_step(arguments: StepArguments, side: Side) -> Callable[[], None]:
+    model = build_model(arguments, side)
+    batch = build_step_batch(arguments, model.config.vocab_size, model.config.max_position_embeddings)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.best or None)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=side.best):
+            loss = model(**batch).loss
+        loss.backward()
+        if side.best:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def benchmark_steps(arguments: StepArguments) -> Json:
+    """Time one optimizer step against the authors' way: stock BERT, all logits, float32, AdamW's defaults; in turns.
+
+    Returns `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it. All have the allocator's setting of
+    our training commands. Raises UserError for a recipe that stock BERT does not have, or a number out of range.
+    """
+    check_range(arguments, 1, 2**20, "batch_size")
+    check_range(arguments, 0.01, 0.99, "mlm_probability")
+    build_recipe(arguments.recipe, arguments.size, stock=True)
+    arguments.set_threads()
+    keep_freed_memory()
+    sides = dict(SIDES)
+    if arguments.what == "finetuning":
+        del sides["ours_best"]
+    steps = {name: _build_step(arguments, side) for name, side in sides.items()}
+    seconds = alternating_seconds(steps, arguments.repeats)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    results = {
+        "benchmark": arguments.what,
+        "recipe": f"{arguments.recipe}@{arguments.size}",
+        "ratios": {name: medians["stock"] / value for name, value in medians.items()},
+        "median_seconds": medians,
+        "seconds": seconds,
+        "sides": {name: asdict(side) for name, side in sides.items()},
+    }
+    return finish(arguments, results)
+
+
+@dataclass
+class LatencyArguments(TimingArguments):
+    """Options of `tlm benchmark frozen`."""
+
+    recipe: str = option("bert-1", "Members (python -m tlm_hf.recipes lists them).")
+    committees: list[str] = option(lambda: list(GRID), "SIZE:MEMBERS of each.")
+    batch_size: list[int] = option(lambda: [1, 32, 256], "Texts in a batch.")
+
+
+def stock_classifier(config: TLMConfig) -> BertForSequenceClassification:
+    """Stock BERT of the configuration's shape with seeded random weights."""
+    torch.manual_seed(0)
+    return BertForSequenceClassification(stock_config(config)).eval()
+
+
+def build_batch(vocab_size: int, texts: int, length: int) -> Batch:
+    """Random tokens behind [CLS], every second text half as long: `input_ids`, `attention_mask` (texts, length)."""
+    generator = torch.Generator().manual_seed(1)
+    input_ids = torch.randint(min(FIRST_WORD, vocab_size // 2), vocab_size, (texts, length), generator=generator)
+    input_ids[:, 0] = min(CLS, vocab_size - 1)
+    mask = torch.ones_like(input_ids)
+    mask[1::2, max(1, length // 2) :] = 0
+    return {"input_ids": input_ids * mask, "attention_mask": mask}
+
+
+def benchmark_latency(arguments: LatencyArguments) -> Json:
+    """Time frozen committees, in every runtime and precision, beside the committee and stock bert-6 (sdpa).
+
+    Returns `rows`, one for each committee, batch size, `model` (bert-6, committee, frozen), `runtime` and `precision`:
+    `ms`; `ratio`, bert-6 over it; but for bert-6 `max_abs_diff` of the members' logits from the committee's; of a
+    frozen one `limit_ms`: its bytes at the measured bandwidth and its multiply-adds at the measured peak. Raises
+    UserError for an unknown recipe or size, a number out of range, or packages that are missing.
+    """
+    if not arguments.batch_size or min(arguments.batch_size) < 1:
+        raise UserError(f"--batch-size is {arguments.batch_size}: give values of at least 1.")
+    committees = [word.partition(":")[::2] for word in dict.fromkeys(arguments.committees)]
+    for size, count in committees:
+        if not count.isdecimal() or int(count) < 1:
+            raise UserError(f"--committees has {size}:{count}: write SIZE:MEMBERS, such as {GRID[0]}.")
+        build_recipe(arguments.recipe, size)
+    check_installed(*NEEDED)
+    threads, rows = arguments.set_threads(), []
+    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
+    with threadpool_limits(threads), torch.inference_mode(), TemporaryDirectory() as folder:
+        bandwidth = memory.nbytes / measure_seconds(memory.sum)
+        peak = matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)  # multiply-adds a second
+        for size, count in tqdm(committees, desc="frozen"):
+            models = _build_models(arguments.recipe, size, int(count), Path(folder, f"{size}-{count}"))
+            config = models[DEEP].config
+            for texts in arguments.batch_size:
+                batch = build_batch(config.vocab_size, texts, config.max_position_embeddings)
+                facts = {"size": size, "members": int(count), "batch_size": texts}
+                rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, bandwidth, peak)]
+    return finish(arguments, {"benchmark": "frozen", "rows": rows, "threads": threads})
+
+
+def _build_models(recipe: str, size: str, count: int, folder: Path) -> dict[Variant, Any]:
+    config, deep = build_recipe(recipe, size), stock_classifier(build_recipe("bert-6", size))
+    committee = CommitteeForSequenceClassification.from_members(
+        [TLMForSequenceClassification(config).eval() for _ in range(count)]
+    )
+    models: dict[Variant, Any] = {DEEP: deep, PLAIN: committee}
+    # Special tokens alone are all that the folder of a frozen committee needs here.
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "[MASK]": 3, "[CLS]": min(CLS, config.vocab_size - 1)}
+    for precision in TABLE_DTYPES:
+        place = folder / precision
+        models["frozen", "torch", precision] = write_frozen(committee, BertTokenizer(vocabulary), place, precision)
+        models["frozen", "numpy", precision] = runtime.load(place)
+    exported = export_onnx(models["frozen", "torch", "float32"], folder / "model.onnx")
+    for precision, file in {"float32": exported, "int8": quantize(exported, folder / "int8.onnx")}.items():
+        models["frozen", "onnxruntime", precision] = OnnxClassifier(file, committee.config, torch.get_num_threads())
+    return models
+
+
+def _time_batch(models: dict[Variant, Any], batch: Batch, repeats: int, bandwidth: float, peak: float) -> list[Json]:
+    lengths = batch["attention_mask"].sum(dim=1)
+    ids = [row[:end].tolist() for row, end in zip(batch["input_ids"], lengths, strict=True)]
+    calls: dict[Variant, Callable[[], Any]] = {
+        side: partial(model.member_logits, ids) if side[1] == "numpy" else partial(model, **batch)
+        for side, model in models.items()
+    }
+    seconds = alternating_medians(calls, repeats)
+    exact, rows = models[PLAIN](**batch).member_logits, list[Json]()
+    for side, median in seconds.items():
+        row: Json = dict(zip(("model", "runtime", "precision"), side, strict=True))
+        row |= {"sequence_length": len(batch["input_ids"][0]), "ms": 1000 * median, "ratio": seconds[DEEP] / median}
+        if side[0] != "bert-6":
+            answer = calls[side]()
+            logits = torch.from_numpy(answer) if side[1] == "numpy" else answer.member_logits.float()
+            row["max_abs_diff"] = float((logits - exact).abs().max())
+        if side[0] == "frozen":
+            row["limit_ms"] = _limit(models["frozen", "torch", side[2]], batch, bandwidth, peak)
+        rows.append(row)
+    return rows
+
+
+def _limit(model: FrozenCommitteeForSequenceClassification, batch: Batch, bandwidth: float, peak: float) -> float:
+    """Least milliseconds for a batch: bytes over bandwidth and multiply-adds over peak."""
+    texts, tokens = len(batch["input_ids"]), int(batch["attention_mask"].sum())
+    weights = [value for name, value in model.named_parameters() if name.endswith(".weight") and value.dim() == 3]
+    rows = [model.values[0].nbytes, model.scores[0].nbytes, 4 * model.config.num_members]
+    size = sum(weight.nbytes for weight in weights) + tokens * sum(rows)
+    products = texts * sum(weight.numel() for weight in weights) + 2 * tokens * model.values[0].numel()
+    return 1000 * (size / bandwidth + products / peak)
