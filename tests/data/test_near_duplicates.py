@@ -28,32 +28,26 @@ def slow_words(text: str) -> list[str]:
     return [word for word in words if word]
 
 
-def slow_pairs(training: Sequence[str], held_out: Sequence[str]) -> dict[tuple[int, int], tuple[bool, float]]:
-    """Every pair of duplicates: whether exact, and the share."""
-    found = {}
+def slow_pairs(training: Sequence[str], held_out: Sequence[str]) -> list[tuple[int, int]]:
+    """Every pair of duplicates."""
+    found = []
     for one, text in enumerate(training):
         for other, held in enumerate(held_out):
             words, others = slow_words(text), slow_words(held)
             if words == others and (words or text.split() == held.split()):
-                found[one, other] = (True, 1.0)
+                found.append((one, other))
                 continue
             mine = {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
             theirs = {tuple(others[start : start + 5]) for start in range(len(others) - 4)}
-            if mine and theirs:
-                share = len(mine & theirs) / min(len(mine), len(theirs))
-                if share >= 0.8:
-                    found[one, other] = (False, share)
+            if mine and theirs and len(mine & theirs) / min(len(mine), len(theirs)) >= 0.8:
+                found.append((one, other))
     return found
 
 
 def expect(training: Sequence[str], held_out: Sequence[str]) -> int:
     """Hold `find_leakage` against the oracle; returns the number of pairs."""
     pairs = slow_pairs(training, held_out)
-    exact, near = find_leakage(training, held_out)
-    expected = {True: {one for (one, _), (is_exact, _) in pairs.items() if is_exact}}
-    expected[False] = {one for one, _ in pairs} - expected[True]
-    assert set(np.flatnonzero(exact)) == expected[True]
-    assert set(np.flatnonzero(near)) == expected[False]
+    assert set(np.flatnonzero(find_leakage(training, held_out))) == {one for one, _ in pairs}
     return len(pairs)
 
 
@@ -109,8 +103,8 @@ def test_four_of_five_shingles_are_near_and_three_of_four_are_not():
     nine, eight = list("abcdefghi"), list("abcdefgh")
     near = [" ".join([*nine[:-1], "x"]), " ".join([*eight[:-1], "x"])]
     # The first keeps 4 of 5 shingles of the nine words, and all 4 of the eight; the second 3 of 4 of either.
-    assert find_leakage(near, [" ".join(nine), " ".join(eight)])[1].tolist() == [True, False]
-    assert not find_leakage(near[1:], [" ".join(eight)])[1].any()
+    assert find_leakage(near, [" ".join(nine), " ".join(eight)]).tolist() == [True, False]
+    assert not find_leakage(near[1:], [" ".join(eight)]).any()
 
 
 def with_ids(texts: list[str], name: str) -> datasets.Dataset:

@@ -33,8 +33,8 @@ def test_one_repository_of_each_kind_passes(copy):
     keep(copy, *names)
     checks = verify(str(copy))["checks"]
     assert set(checks) == {f"{OWNER}/{name}" for name in [*names, "tlm-bert1@seed-1"]}
-    assert "AutoModel with trust, and without it equal" in checks[f"{OWNER}/tlm-bert1@seed-1"]
-    assert any("refused without it" in each for each in checks[f"{OWNER}/tlm-words-frozen"])
+    assert "AutoModelForMaskedLM with trust, and without it equal" in checks[f"{OWNER}/tlm-bert1@seed-1"]
+    assert "AutoModelForSequenceClassification with trust" in checks[f"{OWNER}/tlm-words-frozen"]
     assert "the app answers for words" in checks[f"{OWNER}/tlm-demo"]
     assert set(json.loads((copy / "verified.json").read_text())["checks"]) == set(checks)
 

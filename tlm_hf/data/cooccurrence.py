@@ -1,8 +1,8 @@
-"""Word rows, one for each token, from how often tokens occur together in a corpus; no training.
+"""Word rows, one for each token, from how often tokens occur together in a corpus; no training, deterministic.
 
-Two matrices of co-occurrence, within a paragraph and within a few tokens, become positive pointwise mutual information;
-the rows are U sqrt(S) of their truncated singular value decompositions, side by side (Levy and Goldberg, NeurIPS 2014;
-smoothing: Levy, Goldberg and Dagan, TACL 2015; decomposition: Halko et al., SIAM Review 2011). Deterministic.
+Co-occurrence within a paragraph, and within a few tokens, becomes positive pointwise mutual information; the rows are
+U sqrt(S) of both truncated singular value decompositions, side by side (Levy and Goldberg, NeurIPS 2014; Levy, Goldberg
+and Dagan, TACL 2015; Halko et al., SIAM Review 2011).
 """
 
 from collections.abc import Sequence

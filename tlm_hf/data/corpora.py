@@ -32,15 +32,13 @@ def load_corpus(
     unit: str | None = None,
     written: TextFormat = PLAIN,
 ) -> datasets.DatasetDict:
-    """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`.
-
-    Texts are stripped; empty ones and duplicates are dropped and counted. Subsets are seeded and nested; held-out texts
-    are the same for every seed and size. Texts stay on disk; their id is the source's, or the row's place.
+    """Load a corpus as the splits `train` and `validation` with the columns `text` and `id` (the source's, or a place).
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
-    `num_texts` None means all (40,000 of a streamed Wikipedia); at most `validation_texts` are held out, of the
-    source's own validation split, or a tenth of the corpus. The others are those of `sources.read_source`. Raises
-    UserError for no such corpus or column, too few texts, or an option that the corpus has no use for.
+    the other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped and
+    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
+    `validation_texts` are held out, of the source's validation split or a tenth of the corpus, the same for every seed
+    and size. Raises UserError for no such corpus or column, too few texts, or an option without use.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:

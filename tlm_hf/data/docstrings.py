@@ -1,7 +1,6 @@
-"""The embedded corpus: English paragraphs from the docstrings of the packages that training needs.
+"""The embedded corpus: English paragraphs from the docstrings of the packages that training needs, read but never run.
 
-Sources are read, never run. All paragraphs of a module are in one split, and near-duplicates are dropped beforehand. In
-the task's texts the names of all task libraries are replaced by one word.
+All paragraphs of a module are in one split. In the task's texts the names of its libraries become one word.
 """
 
 import hashlib
@@ -97,11 +96,10 @@ def fingerprint() -> str:
 
 
 def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
-    """Load the corpus; the first call reads the installed packages (half a minute), later ones the cache.
+    """Train, validation and test splits of the corpus; the first call takes half a minute, later ones read the cache.
 
-    The cache is `cache_dir`, else the folder of the variable TLM_CACHE, else `~/.cache/tlm_hf`. The splits `train`,
-    `validation` and `test` have the columns `text` (one paragraph), `library` (import name), `module` (path of the
-    source file), `id` (`module#position`) and `masked` (of `mask_names`; None of a library outside of the task).
+    Columns are `text` (a paragraph), `library`, `module` (a path), `id` (`module#position`) and `masked` (by
+    `mask_names`; None outside of the task). The cache is `cache_dir`, else `TLM_CACHE`, else `~/.cache/tlm_hf`.
     """
     name = fingerprint()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()

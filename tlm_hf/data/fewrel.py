@@ -1,7 +1,6 @@
 """FewRel (Han et al., EMNLP 2018): which relation holds between two things that a Wikipedia sentence names?
 
-The official files, not on the Hub, map a relation's Wikidata number to sentences `{"tokens": [...], "h": [name, Q-id,
-[[token numbers], ...]], "t": [...]}`.
+Its files map a Wikidata number to sentences `{"tokens": [...], "h": [name, Q-id, [[token numbers], ...]], "t": ...}`.
 """
 
 from collections import Counter, defaultdict

@@ -1,7 +1,6 @@
 """Masked-language-model examples: order of texts and masks are functions of the seed and the position only.
 
-Item i is the i-th text that the whole training sees, over all epochs, and its masks come from a counter-based generator
-keyed by (seed, i): a continued run, on any number of workers or processes, sees what an uninterrupted one does.
+So a continued run, on any number of workers or processes, sees what an uninterrupted one does.
 """
 
 from collections.abc import Sequence
@@ -25,13 +24,11 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
 class PretrainingSchedule(Dataset):
     """The sequence of texts that a training sees: pass after pass in seeded orders, exactly resumable.
 
-    A resumed Trainer may differ from an uninterrupted one (transformers#11323). Here the order is in the data set, so
-    stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`). Each
-    epoch holds as many whole batches as there are texts for; the texts left over change from epoch to epoch.
-
-    `input_ids` are those of each text (arrays, lists, or a column of a `datasets.Dataset`), `num_items` the length of
-    the schedule (batch size x steps), `batch_size` the texts of an optimizer step over all processes. With
-    `group_by_length` the texts of 50 batches are sorted by length before they are cut, and the batches shuffled.
+    Stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`), so its
+    own order, which may change when a run is resumed (transformers#11323), is not used. Each epoch holds as many whole
+    batches as there are texts for. `input_ids` are those of each text (arrays, lists, or a column of a data set),
+    `num_items` the length of the schedule (batch size x steps), `batch_size` the texts of an optimizer step over all
+    processes. With `group_by_length` the texts of 50 batches are sorted by length, and the batches shuffled.
     """
 
     def __init__(
@@ -74,12 +71,10 @@ class MaskingCollator:
     """Pad a batch and mask it for masked language modelling (80% [MASK], 10% random token, 10% unchanged).
 
     Masks of a row depend on seed, stream, `item` and the row's tokens only. Rows come from a `PretrainingSchedule`, or
-    from any table with the columns `input_ids` and `item` (an integer that differs from row to row; the masks are then
-    the same in every epoch), with `remove_unused_columns=False`. Special tokens are never masked nor drawn.
-
-    `stream` is MASK_STREAM in training, HELD_OUT_STREAM for the fixed masks of evaluation. With `cls_weights`, float
-    (vocabulary,), [CLS] also predicts one of the row's ordinary tokens, drawn by weight (compare RetroMAE, arXiv
-    2205.12035, whose [CLS] predicts all of them).
+    from any table with `input_ids` and `item` (another integer for each row), with `remove_unused_columns=False`.
+    Special tokens are never masked nor drawn. `stream` is MASK_STREAM in training, HELD_OUT_STREAM for the fixed masks
+    of evaluation. With `cls_weights`, float (vocabulary,), [CLS] also predicts one of the row's ordinary tokens, drawn
+    by weight (compare RetroMAE, arXiv 2205.12035, whose [CLS] predicts all of them).
     """
 
     def __init__(

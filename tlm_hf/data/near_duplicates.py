@@ -1,8 +1,7 @@
 """Leakage: which training texts repeat held-out texts, word for word or nearly so.
 
-The *words* of a text are its runs of letters and digits after NFKC and case folding. Texts with equal words are *exact
-duplicates*; others are *near duplicates* when they share at least 80% of the different shingles (five successive words)
-of the one that has fewer (Broder 1997; Lee et al., arXiv 2107.06499).
+Words are runs of letters and digits after NFKC and case folding. Near duplicates share at least 80% of the different
+shingles (five successive words) of the one that has fewer (Broder 1997; Lee et al., arXiv 2107.06499).
 """
 
 import logging
@@ -32,14 +31,13 @@ def normalise(text: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or " ".join(text.split())
 
 
-def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which training texts have an exact duplicate among the held-out texts, and which a near one alone: bool (n,)."""
+def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> np.ndarray:
+    """Which training texts have a duplicate, exact or near, among the held-out texts: bool (n,)."""
     ours, theirs = ([normalise(text) for text in texts] for texts in (training, held_out))
-    known = set(theirs)
-    exact, near = np.array([key in known for key in ours], dtype=bool), np.zeros(len(ours), dtype=bool)
-    sizes = np.array([len(_shingles(key)) for key in theirs])
+    known, sizes = set(theirs), np.array([len(_shingles(key)) for key in theirs])
+    leaks = np.array([key in known for key in ours], dtype=bool)
     if not sizes.any():
-        return exact, near
+        return leaks
     counter = CountVectorizer(analyzer=_shingles, dtype=np.int64)
     by_shingle = counter.fit_transform(theirs).T.tocsr()
     for start in range(0, len(ours), BATCH):
@@ -47,8 +45,8 @@ def find_leakage(training: Sequence[str], held_out: Sequence[str]) -> tuple[np.n
         own_sizes = np.array([len(_shingles(key)) for key in batch])
         shared = (counter.transform(batch) @ by_shingle).tocoo()
         is_near = shared.data >= NEAR_SHARE * np.minimum(own_sizes[shared.row], sizes[shared.col])
-        near[start + shared.row[is_near]] = True
-    return exact, near & ~exact
+        leaks[start + shared.row[is_near]] = True
+    return leaks
 
 
 def _shingles(key: str) -> set[tuple[str, ...]]:
@@ -60,10 +58,10 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
     """The rows of a split that repeat no held-out text (`leaking_rows_dropped` in its facts); UserError without any."""
     leaks = np.zeros(len(split), dtype=bool)
     for other in held_out:
-        leaks |= np.logical_or(*find_leakage(split["text"], other["text"]))
+        leaks |= find_leakage(split["text"], other["text"])
     clean = split.select(np.flatnonzero(~leaks))
     facts = facts_of(split)
-    facts["leaking_rows_dropped"] = facts.get("leaking_rows_dropped", 0) + int(leaks.sum())
+    facts["leaking_rows_dropped"] = int(leaks.sum())
     before, counts = ({f"the split {name}": len(rows)} for rows in (split, clean))
     if "label" in split.column_names and problem_of(split) != REGRESSION:
         before, counts = (per_label(rows) for rows in (split, clean))

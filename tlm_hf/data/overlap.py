@@ -36,11 +36,10 @@ class Overlap:
 
 
 class TokenOverlap:
-    """Token overlap of pre-training texts with a task's texts.
+    """Token overlap of pre-training texts with a task's texts: low divergence is high overlap.
 
         overlap = TokenOverlap(AutoTokenizer.from_pretrained("bert-base-uncased"), max_length=128)
-        result = overlap.compute(corpus_texts, load_dataset("fancyzhx/ag_news", split="train")["text"])
-        print(result.type_coverage, result.jensen_shannon_bits)  # low divergence is high overlap
+        print(overlap.compute(corpus_texts, task_texts).jensen_shannon_bits)
 
     `min_count` is how often the corpus must have a token to cover it, `max_length` the tokens of each text that count,
     special tokens included (None: all).
@@ -92,10 +91,9 @@ def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
 
 
 def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> dict[str, float]:
-    """The fields of `Overlap` from two token counts c and t of one tokenizer, (vocab_size,).
+    """The fields of `Overlap` from two token counts of one tokenizer, (vocab_size,); UserError for a side without any.
 
-    Type coverage is |{v : t(v) > 0 and c(v) >= n}| / |{v : t(v) > 0}|, occurrence coverage (sum of t(v) over
-    c(v) >= n) / sum t, with n = `min_count`. Raises UserError for a side without tokens, or n below 1.
+    The coverages are the shares of the task's types, and of its occurrences, that the corpus has `min_count` times.
     """
     if min_count < 1:
         raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")

@@ -1,11 +1,10 @@
 """Overlap-controlled subsets: from one corpus, equally large subsets with high, random and low overlap with a task.
 
-The Jensen-Shannon divergence between P, the subset's unigram distribution, and Q, that of the task's training split, is
-minimal for `high` and maximal for `low`, by conditional gradients (Frank and Wolfe, 1956): its derivative is g(v) =
-1/2 log2(P(v) / M(v)), M = (P + Q) / 2, and a round takes the texts whose tokens have the lowest mean g (`low`: the
-highest). The first round linearises at the corpus' distribution, later ones at a running mean of the subsets (`high`)
-or at the last subset (`low`); the best round wins. Every subset takes the same number of texts from each stratum of
-length. Scores are sums of integers (g in units of 2^-20 bits), so the order of summation does not matter.
+The Jensen-Shannon divergence between the unigram distributions of subset (P) and task (Q) is minimal for `high` and
+maximal for `low`, by conditional gradients (Frank and Wolfe, 1956): a round takes the texts whose tokens have the lowest
+mean derivative (`low`: the highest), at the corpus' distribution first, then at a running mean of the subsets (`high`)
+or at the last one (`low`); the best round wins. Every subset takes as many texts from each stratum of length. Scores
+are sums of integers (derivatives in units of 2^-20 bits), so the order of summation does not matter.
 """
 
 from collections.abc import Sequence
@@ -47,15 +46,14 @@ def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
 def select_subsets(
     tokens: csr_matrix, texts: Sequence[str], task_train: np.ndarray, num_texts: int, *, seed: int = 0, rounds: int = 8
 ) -> dict[str, Subset]:
-    """Choose the three subsets of `num_texts` texts (see the module).
+    """Choose the three subsets of `num_texts` of the texts, whose tokens are those of `encode_texts`.
 
-    `tokens` are what `encode_texts` makes of `texts`, `task_train` the token counts of the task's training split alone,
-    (vocab_size,). Raises UserError for sides without tokens, too few texts, or lengths too uneven for tokens within 1%.
+    `task_train` are the token counts of the task's training split alone, (vocab_size,). Raises UserError for sides
+    without tokens, too few texts, or lengths too uneven for tokens within 1%.
     """
     corpus_counts = count_tokens(tokens)
     jensen_shannon_bits(corpus_counts, task_train)  # refuses sides without tokens
-    rank = np.empty(len(texts), dtype=np.int64)
-    rank[seeded_order(list(texts), seed)] = np.arange(len(texts))
+    rank = np.argsort(seeded_order(list(texts), seed))
     lengths = np.asarray(tokens.sum(axis=1)).ravel()
     usable = np.flatnonzero(lengths)
     if not 1 <= num_texts <= len(usable):
@@ -72,11 +70,9 @@ def select_subsets(
             uneven = f"too uneven for {num_texts} texts with equal tokens ({min(sums)} to {max(sums)})"
             raise UserError(f"The lengths of the texts are {uneven}: ask for more texts, or a smaller max_length.")
         strata = min(num_texts, 2 * strata)
-    subsets = {}
-    for (kind, chosen), total in zip(choices.items(), sums, strict=True):
-        indices = chosen[np.argsort(rank[chosen])]
-        subsets[kind] = Subset(indices, total, jensen_shannon_bits(count_tokens(tokens[indices]), task_train))
-    return subsets
+    ordered = {kind: chosen[np.argsort(rank[chosen])] for kind, chosen in choices.items()}
+    bits = [jensen_shannon_bits(count_tokens(tokens[indices]), task_train) for indices in ordered.values()]
+    return {kind: Subset(*facts) for kind, *facts in zip(ordered, ordered.values(), sums, bits, strict=True)}
 
 
 def overlap_subsets(
@@ -98,10 +94,10 @@ def overlap_subsets(
 
 
 class _Chooser:
-    """Takes the texts with the lowest scores, its share from each stratum of length.
+    """Takes the texts with the lowest scores, its share from each stratum of length; `rank` breaks ties.
 
-    `usable` are the indices of the texts that have tokens, (n,); `rank` their places in the seeded order, which breaks
-    ties. Where tokens differ by more than `MARGIN` from those of `random`, a price per token is added to the scores.
+    `usable` are the indices of the n texts that have tokens. Where tokens differ by more than `MARGIN` from those of
+    `random`, a price per token is added to the scores.
     """
 
     def __init__(self, tokens: csr_matrix, usable: np.ndarray, rank: np.ndarray, num_texts: int, strata: int) -> None:
@@ -118,8 +114,8 @@ class _Chooser:
 
     def take(self, scores: np.ndarray) -> np.ndarray:
         """Indices (into `usable`) of the chosen texts, given scores (n,)."""
-        lowest = -(np.ptp(scores) + 1)
-        highest, price = -lowest, 0.0
+        highest, price = np.ptp(scores) + 1, 0.0
+        lowest = -highest
         for _ in range(BISECTIONS):  # a higher price never takes more tokens
             chosen = self._take(scores + price * self.lengths)
             excess = int(self.lengths[chosen].sum()) - self.target

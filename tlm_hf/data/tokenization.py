@@ -34,11 +34,10 @@ def train_wordpiece(
     cased: bool = False,
     keep_accents: bool | None = None,
 ) -> PreTrainedTokenizerBase:
-    """Train a WordPiece vocabulary; the same texts give the same vocabulary and ids in every process.
+    """Train a WordPiece vocabulary; the same texts give the same ids in every process (compare tokenizers#1794).
 
-    `tokenizers` alone does not promise that (tokenizers#1794). The texts are read three times. The special tokens and
-    letters are always among the `vocab_size` tokens; `max_length` becomes the `model_max_length`. `keep_accents` (and
-    vowel signs and the like) is by default so unless the text is English-like and uncased.
+    The texts are read three times. Special tokens and letters are always among the `vocab_size` tokens; `max_length`
+    becomes the `model_max_length`. Accents (and vowel signs) are kept by default unless the text is English-like.
     """
     corpus = list(texts) if isinstance(texts, Iterator) else texts
     letters: Counter[str] = Counter()

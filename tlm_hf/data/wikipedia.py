@@ -1,8 +1,7 @@
-"""Wikipedia read from the Hub: only the row groups that hold the chosen articles are downloaded.
+"""Wikipedia read from the Hub: only the row groups (of a thousand neighbouring articles) that are needed.
 
-A row group holds about a thousand neighbouring articles. Row groups are ordered by the SHA-256 of seed and name, and so
-are the articles of a row group, so subsets are nested. One row group in a hundred, in an order that no seed changes, is
-held out. Row groups that were read stay in the cache of `datasets`: an interrupted or larger request reads the rest.
+They, and the articles of each, are ordered by the SHA-256 of seed and name, so subsets are nested. One in a hundred is
+held out, whatever the seed. What was read stays in the cache of `datasets`: a larger request reads the rest.
 """
 
 import hashlib

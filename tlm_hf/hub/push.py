@@ -1,6 +1,6 @@
 """`tlm release push`: a verified release up to the Hub, each repository in one commit, in an order in which links hold.
 
-The Hub itself says what is up, so the same command continues after an interrupt, from this machine or another.
+The Hub itself says what is up, so the same command continues after an interrupt.
 """
 
 import logging
@@ -20,14 +20,11 @@ logger = logging.getLogger(__name__)
 def push(
     output_dir: str, *, public: bool = False, overwrite: bool = False, dry_run: bool = False, hub: Hub | None = None
 ) -> Json:
-    """Bring the Hub to a staged and verified release.
+    """Bring the Hub to a staged and verified release; `dry_run` only says what would go up (`describe_changes`).
 
     Every branch is compared with the Hub before the first write: where one must not be sent, nothing is. A repository
-    is at its old commit or at its new one, never between; its tag follows. New repositories are private unless
-    `public`; `overwrite` goes over what others changed; `dry_run` only says what would go up (`describe_changes`).
-
-    Raises:
-        UserError: not verified, refused by the Hub, changed by others, or not newer than what is there.
+    is at its old commit or at its new one, never between. UserError for a release that is not verified or not newer, or
+    that the Hub refuses, and, unless `overwrite`, for what others changed.
     """
     staged = read_verified(output_dir)
     hub = hub or Hub()
