@@ -81,7 +81,8 @@ def hub(served, tmp_path, monkeypatch):
 
 
 def stream(hub, num_texts=50, validation_texts=10, **options) -> datasets.DatasetDict:
-    return stream_wikipedia(num_texts, validation_texts, endpoint=hub.url, **options)
+    place = {"config": CONFIG, "revision": REVISION, "endpoint": hub.url}
+    return stream_wikipedia(num_texts, validation_texts, **place | options)
 
 
 def rows(split: datasets.Dataset) -> list[tuple[str, str]]:
@@ -204,7 +205,7 @@ def test_requests_that_cannot_be_met(hub, options, said):
 def test_without_a_network_one_attempt_is_made(hub, monkeypatch):
     attempts = []
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", attempts.append)
-    said = refusal(stream_wikipedia, 50, 10, endpoint="http://127.0.0.1:9")
+    said = refusal(stream_wikipedia, 50, 10, CONFIG, REVISION, endpoint="http://127.0.0.1:9")
     assert "check the network, set TLM_DATA" in said
     assert "kept" not in said  # nothing was read
     assert attempts == []

@@ -66,9 +66,8 @@ def load_corpus(
     return _choose(name, texts, facts, num_texts, validation_texts, seed)
 
 
-def _read(
-    corpus: str | datasets.Dataset | datasets.DatasetDict, name: str, column: str, options: Any
-) -> tuple[dict[str, datasets.Dataset], Json]:
+def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str, datasets.Dataset], Json]:
+    """The training split, and the validation split if there is one, else the first split; with facts."""
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (options["config"] or options["revision"]):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
     revision: str | None = None
@@ -78,8 +77,8 @@ def _read(
         splits, revision = load_docstrings(), fingerprint()
     else:
         splits, revision, _ = sources.read_source(corpus, **options)
-    tables = {split: splits[split] for split in ("train", "validation") if "train" in splits and split in splits}
-    tables = tables or dict(itertools.islice(splits.items(), 1))
+    names = [split for split in ("train", "validation") if split in splits] if "train" in splits else list(splits)[:1]
+    tables = {split: splits[split] for split in names}
     for table in tables.values():
         sources.check_column(table, column, name, "--text-column")
         if getattr(table.features[column], "dtype", None) not in sources.TEXT_TYPES:

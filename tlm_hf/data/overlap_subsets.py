@@ -1,10 +1,10 @@
 """Overlap-controlled subsets: from one corpus, equally large subsets with high, random and low overlap with a task.
 
 The Jensen-Shannon divergence between the unigram distributions of subset (P) and task (Q) is minimal for `high` and
-maximal for `low`, by conditional gradients (Frank and Wolfe, 1956): a round takes the texts whose tokens have the lowest
-mean derivative (`low`: the highest), at the corpus' distribution first, then at a running mean of the subsets (`high`)
-or at the last one (`low`); the best round wins. Every subset takes as many texts from each stratum of length. Scores
-are sums of integers (derivatives in units of 2^-20 bits), so the order of summation does not matter.
+maximal for `low`, by conditional gradients (Frank and Wolfe, 1956): a round takes the texts whose tokens have the
+lowest mean derivative (`low`: the highest), at the corpus' distribution first, then at a running mean of the subsets
+(`high`) or at the last one (`low`); the best round wins. Every subset takes as many texts from each stratum of length.
+Scores are sums of integers (derivatives in units of 2^-20 bits), so the order of summation does not matter.
 """
 
 from collections.abc import Sequence

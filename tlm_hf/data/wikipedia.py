@@ -30,13 +30,7 @@ TEXTS = pa.schema({"text": pa.string()})
 
 
 def stream_wikipedia(
-    num_texts: int,
-    validation_texts: int,
-    *,
-    config: str = CONFIG,
-    revision: str = REVISION,
-    seed: int = 0,
-    endpoint: str | None = None,
+    num_texts: int, validation_texts: int, config: str, revision: str, seed: int = 0, endpoint: str | None = None
 ) -> datasets.DatasetDict:
     """Read the first articles of a seeded order, none empty or twice; held-out texts are always the same."""
     total, source = num_texts + validation_texts, _Wikipedia(config, revision, endpoint)
@@ -48,12 +42,10 @@ def stream_wikipedia(
             validation = source.choose(held_out, validation_texts, "validation")
             train = source.choose(trained_on, num_texts, seed)
         except (HTTPError, OSError, pa.ArrowException) as error:
-            reason = first_line(error)
             progress = f"; {len(source.seen)} of {total} texts were read and are kept" if source.seen else ""
-            raise UserError(
-                f"{source.name} cannot be read from the Hub ({reason}{progress}): check the network, set TLM_DATA or "
-                "--data-root to a folder that holds wikipedia/, or take --corpus docstrings."
-            ) from error
+            remedy = "set TLM_DATA or --data-root to a folder that holds wikipedia/, or take --corpus docstrings"
+            reason = f"{first_line(error)}{progress}): check the network, {remedy}"
+            raise UserError(f"{source.name} cannot be read from the Hub ({reason}.") from error
     return datasets.DatasetDict(train=train, validation=validation)
 
 
@@ -79,24 +71,23 @@ class _Wikipedia:
         pieces = {f"{row['file']}#{row['group']}": row for row in index.to_list()}
         names = sorted(pieces)
         count = max(1, round(HELD_OUT_SHARE * len(names)))
-        held_out = [names[place] for place in seeded_order(names, "validation")][:count]
-        trained_on = [names[place] for place in seeded_order(names, seed)]
+        held_out, trained_on = ([names[place] for place in seeded_order(names, each)] for each in ("validation", seed))
+        held_out = held_out[:count]
         return [pieces[name] for name in held_out], [pieces[name] for name in trained_on if name not in held_out]
 
     def choose(self, pieces: list[Json], count: int, seed: int | str) -> datasets.Dataset:
         """Take texts from row group after row group until there are `count`."""
-        most = sum(piece["rows"] for piece in pieces)
-        texts: dict[str, str] = {}  # by id
+        most, texts = sum(piece["rows"] for piece in pieces), dict[str, str]()  # by id
         dropped = Counter(empty=0, duplicates=0)
         if count <= most:  # what the footers rule out is refused before the download
             for place, text in (row for piece in pieces for row in self._texts(piece, seed)):
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-                if not text or digest in self.seen:
+                if text and digest not in self.seen:
+                    self.seen.add(digest)
+                    texts[place] = text
+                    self.progress.update()
+                else:
                     dropped["duplicates" if text else "empty"] += 1
-                    continue
-                self.seen.add(digest)
-                texts[place] = text
-                self.progress.update()
                 if len(texts) == count:
                     break
             most = len(texts)
