@@ -136,66 +136,48 @@ def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
         raise UserError(f"Line {line} of {file} cannot be read ({error}): {remedy}.") from error
     if not rows:
         raise UserError(f"{file} is empty: give a file with text in it.")
-    header, cells = rows[0], rows[1:]
-    arrays = [pa.array([row[column] or None for row in cells], pa.string()) for column in range(len(header))]
-    return FileTable(file, _table(file, [name.strip() for name in header], arrays), numbers[1:])
+    columns = [[row[column] or None for row in rows[1:]] for column in range(len(rows[0]))]
+    return FileTable(file, _table(file, [name.strip() for name in rows[0]], columns, pa.string()), numbers[1:])
 
 
 def _read_json(file: Path, text: str) -> FileTable:
     decode = json.JSONDecoder(parse_constant=lambda _: None).decode  # NaN is a missing value
+    lines: dict[int, Any] = {}
     try:
-        document = decode(text)
+        records = _from_document(file, decode(text))
     except ValueError as error:
-        records: dict[int, Any] = {}
         for number, line in enumerate(text.split("\n"), 1):
             try:
-                records |= {number: decode(line)} if line.strip() else {}
+                lines |= {number: decode(line)} if line.strip() else {}
             except ValueError as at_line:
-                raise UserError(
-                    f"{file} is neither JSON ({error}) nor an object a line (line {number}: {at_line}): correct it."
-                ) from error
-        return FileTable(file, _from_records(file, [*records.values()]), [*records])
-    rows = document if isinstance(document, list) else _from_object(file, document)
-    return FileTable(file, _from_records(file, rows), range(1, len(rows) + 1), "row")
+                fault = f"neither JSON ({error}) nor an object a line (line {number}: {at_line})"
+                raise UserError(f"{file} is {fault}: correct it.") from error
+        records = list(lines.values())
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            remedy = "give an object with the same keys for each row, as DataFrame.to_json(orient='records') does"
+            raise UserError(f"Record {number} of {file} is not a JSON object: {remedy}.")
+    names = list(dict.fromkeys(name for record in records for name in record))
+    table = _table(file, names, [[record.get(name) for record in records] for name in names])
+    return FileTable(file, table, list(lines)) if lines else FileTable(file, table, range(1, len(table) + 1), "row")
 
 
-def _from_object(file: Path, document: Any) -> list[Any]:
-    """The records under `data`, those of the columns of `DataFrame.to_json()`, or the one that the object is."""
+def _from_document(file: Path, document: Any) -> list[Any]:
+    """Records, those under `data` or of the columns of `DataFrame.to_json()`, or the one that an object is."""
     columns = document if isinstance(document, dict) else {}
     records = columns.get("data")
     if columns and all(isinstance(column, dict) for column in columns.values()):
         rows = next(iter(columns.values()))
         records = [{name: column.get(row) for name, column in columns.items()} for row in rows]
     if not isinstance(records, list):
-        return [document]
+        return document if isinstance(document, list) else [document]
     logger.warning("Note: %s holds one JSON object, as a DataFrame writes it: %d rows.", file, len(records))
     return records
 
 
-def _from_records(file: Path, records: list[Any]) -> pa.Table:
-    for number, record in enumerate(records, 1):
-        if not isinstance(record, dict):
-            remedy = "give an object with the same keys for each row, as DataFrame.to_json(orient='records') does"
-            raise UserError(f"Record {number} of {file} is not a JSON object: {remedy}.")
-    names = list(dict.fromkeys(name for record in records for name in record))
-    return _table(file, names, [_json_column(file, name, [record.get(name) for record in records]) for name in names])
-
-
-def _json_column(file: Path, name: str, values: Any) -> pa.Array:
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, OverflowError) as error:
-        present = [value for value in values if value is not None and value == value]
-        if all(type(value) is int for value in present):  # beyond 64 bits: names, not numbers
-            return pa.array([str(value) if value is not None and value == value else None for value in values])
-        kinds = sorted({type(value).__name__ for value in present})
-        raise UserError(f"Column {name!r} of {str(file)!r} mixes {' and '.join(kinds)}: make them alike.") from error
-
-
 def frame_table(frame: pd.DataFrame) -> pa.Table:
     """The columns of a DataFrame; raises UserError where one mixes types."""
-    source, names = Path("the DataFrame"), [str(name) for name in frame]
-    return _table(source, names, [_json_column(source, name, frame.iloc[:, n]) for n, name in enumerate(names)])
+    return _table(Path("the DataFrame"), [str(name) for name in frame], [column for _, column in frame.items()])
 
 
 def _read_excel(file: Path) -> FileTable:
@@ -210,8 +192,19 @@ def _read_excel(file: Path) -> FileTable:
     return FileTable(file, frame_table(frame), range(2, len(frame) + 2), "row")
 
 
-def _table(file: Path, names: list[str], arrays: list[pa.Array]) -> pa.Table:
+def _table(file: Path, names: list[str], columns: Sequence[Any], kind: pa.DataType | None = None) -> pa.Table:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{file} has two columns {name!r}: rename one.")
+    arrays = []
+    for name, values in zip(names, columns, strict=True):
+        try:
+            arrays.append(pa.array(values, kind))
+        except (pa.ArrowException, OverflowError) as error:
+            present = [value for value in values if value is not None and value == value]
+            if not all(type(value) is int for value in present):
+                kinds = " and ".join(sorted({type(value).__name__ for value in present}))
+                raise UserError(f"Column {name!r} of {str(file)!r} mixes {kinds}: make them alike.") from error
+            # Beyond 64 bits they are names, not numbers.
+            arrays.append(pa.array([str(value) if value is not None and value == value else None for value in values]))
     return pa.Table.from_arrays(arrays, names)

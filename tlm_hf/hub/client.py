@@ -50,8 +50,7 @@ class Hub:
                 if status == 412 and method == "create_commit":
                     raise ParentChangedError(what) from error
                 is_offline = isinstance(cause, hub_errors.OfflineModeIsEnabled)
-                may_pass = status in PASSING or (isinstance(cause, NETWORK) and not is_offline)
-                if wait is None or not may_pass:
+                if wait is None or not (status in PASSING or (isinstance(cause, NETWORK) and not is_offline)):
                     raise UserError(f"Failed at {what!r}, since {self._remedy(cause, status)}.") from error
                 time.sleep(wait)
         raise AssertionError("unreachable")

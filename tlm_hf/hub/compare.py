@@ -42,14 +42,12 @@ class Change:
     def refusal(self, overwrite: bool) -> str | None:
         """Why this must not be sent, in one sentence; None where it may be."""
         if self.foreign is not None and not overwrite:
-            return (
-                f"{self.where} was changed by others ({self.foreign}): look at it, and add --overwrite to replace it."
-            )
+            remedy = "look at it, and add --overwrite to replace it"
+            return f"{self.where} was changed by others ({self.foreign}): {remedy}."
         if MANIFEST_FILE in self.add and self.hub_version and Version(self.hub_version) >= Version(self.version):
-            return (
-                f"{self.where} was released as {self.hub_version} with other content, and {self.version} is not newer: "
-                "raise `version` in the release file, then stage and verify again."
-            )
+            release = f"{self.where} was released as {self.hub_version} with other content"
+            remedy = "raise `version` in the release file, then stage and verify again"
+            return f"{release}, and {self.version} is not newer: {remedy}."
         return None
 
 

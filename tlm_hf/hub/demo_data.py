@@ -121,10 +121,8 @@ def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
         return load_task(str(folder / "work" / "data"), text_pair_column=PAIR if has_pairs else None)
     results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
     if "task" not in results:
-        raise UserError(
-            f"{folder} is not the output of `tlm committee`, nor that of `tlm train-committee` with its folder work/: "
-            "name one of them, or train it again."
-        )
+        commands = "`tlm committee`, nor of `tlm train-committee` with its folder work/"
+        raise UserError(f"{folder} is not the output of {commands}: name one of them, or train it again.")
     return load_task_of(results, folder.name, root)
 
 
@@ -135,32 +133,26 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
         raise UserError(f"The task {name!r} is not one class for each text, all that the Space shows: leave it out.")
     labels = {split: np.array(task[split]["label"][:]) for split in SPLITS}
 
-    def predict(source: Path, model: Any) -> dict[str, np.ndarray]:
-        """Logits (texts, members if it has any, classes) with the classes in the order of the task's."""
-        order, logits = match_labels(model, str(source), name, class_names(task)), {}
-        tokenizer, of_members = load_classifier_tokenizer(str(source), model), hasattr(model.config, "num_members")
-        for split in SPLITS:
-            rows, _ = predict_logits(model, tokenizer, task[split]["text"][:], member_logits=of_members)
-            logits[split] = rows[..., order]
-        return logits
+    def predict(source: Path, model: Any, **options: Any) -> dict[str, np.ndarray]:
+        """Logits (texts, members if they are asked for, classes) with the classes in the order of the task's."""
+        order = match_labels(model, str(source), name, class_names(task))
+        tokenizer = load_classifier_tokenizer(str(source), model)
+        texts = {split: task[split]["text"][:] for split in SPLITS}
+        return {split: predict_logits(model, tokenizer, texts[split], **options)[0][..., order] for split in SPLITS}
 
     model = load_classifier(str(committee))
     count, combination = model.config.num_members, model.config.combination
     if count > MOST_MEMBERS:
         raise UserError(f"The committee {committee} has {count} members: show at most {MOST_MEMBERS}.")
-    logits, scores = {split: torch.from_numpy(rows) for split, rows in predict(committee, model).items()}, {}
+    logits, scores = predict(committee, model, member_logits=True), {}
     for chosen in (part for size in range(count) for part in combinations(range(count), size + 1)):
-        parts = {split: combine(logits[split][:, chosen], combination).numpy() for split in SPLITS}
+        parts = {split: combine(torch.from_numpy(logits[split])[:, chosen], combination).numpy() for split in SPLITS}
         scores[" ".join(map(str, chosen))] = calibrated_scores(parts, labels)
     if deep is not None:
         scores["deep"] = calibrated_scores(predict(deep, load_classifier(str(deep))), labels)
-    return {
-        "title": TITLES.get(name, name),
-        "members": [f"member {place + 1}" for place in range(count)],
-        "test_texts": len(labels["test"]),
-        "scores": scores,
-        "examples": EXAMPLES.get(name, []),
-    }
+    members = [f"member {place + 1}" for place in range(count)]
+    facts = {"title": TITLES.get(name, name), "members": members, "test_texts": len(labels["test"])}
+    return facts | {"scores": scores, "examples": EXAMPLES.get(name, [])}
 
 
 def calibrated_scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:

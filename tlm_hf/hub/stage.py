@@ -195,16 +195,9 @@ def _stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -
     card = RepoCard.load(folder / "README.md", repo_type="space")
     models = [release.repo_id(name) for name in dict.fromkeys(name for _, name in entry.links)]
     card.data["models"], card.data["license"] = models, release.licence
-    text = card_template("space").render(
-        tasks=demo["tasks"],
-        encoders=list(entry.encoders),
-        corpus=demo["corpus"] and demo["corpus"]["name"],
-        study=bool(demo["study"]),
-        smoke=smoke,
-        usage=card.text[card.text.index(USAGE) :].strip(),
-        models=models,
-        version=release.version,
-    )
+    shown = {"tasks": demo["tasks"], "corpus": demo["corpus"] and demo["corpus"]["name"], "study": bool(demo["study"])}
+    shown |= {"encoders": list(entry.encoders), "models": models, "smoke": smoke, "version": release.version}
+    text = card_template("space").render(shown, usage=card.text[card.text.index(USAGE) :].strip())
     (folder / "README.md").write_text(f"---\n{card.data.to_yaml()}\n---\n\n{text.strip()}\n", encoding="utf-8")
 
 

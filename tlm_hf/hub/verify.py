@@ -17,9 +17,8 @@ from .safety import redact
 DRIVER = Path(__file__).with_name("verify_driver.py")
 VERIFIED_FILE = "verified.json"
 HIDDEN_VARIABLES = ("HF_", "TLM_", "PYTHON", "HUGGING", "TRANSFORMERS_", "SPACE_")
-VARIABLES = {"TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg"}
-VARIABLES |= dict.fromkeys(("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"), "1")
-VARIABLES |= dict.fromkeys(("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"), "1")
+SET = "HF_HUB_OFFLINE HF_HUB_DISABLE_TELEMETRY OMP_NUM_THREADS PYTHONDONTWRITEBYTECODE"
+VARIABLES = {"TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "Agg", **dict.fromkeys(SET.split(), "1")}
 
 
 def verify(output_dir: str) -> Json:
@@ -51,21 +50,16 @@ def read_verified(output_dir: str) -> StagedRelease:
 
 
 def _open(staged: StagedRelease, repository: Repository) -> dict[str, list[str]]:
+    """The checks that a repository passed, by folder."""
     with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
         report = Path(home, "report.json")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_VARIABLES)}
-        done = subprocess.run(
-            [sys.executable, "-P", str(DRIVER), repository.kind, str(report), *repository.tree],
-            cwd=staged.output,
-            env={**environment, **VARIABLES, "HF_HOME": home},
-            text=True,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-        )
+        environment |= {**VARIABLES, "HF_HOME": home}
+        words = [sys.executable, "-P", str(DRIVER), repository.kind, str(report), *repository.tree]
+        options: Json = {"cwd": staged.output, "env": environment, "stdin": subprocess.DEVNULL}
+        done = subprocess.run(words, text=True, capture_output=True, check=False, **options)
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         outcome: Json = read_json(report) if report.is_file() else {"folder": repository.repo_id, "error": last}
     if "error" in outcome:
         raise UserError(f"{outcome['folder']} does not open as promised: {redact(outcome['error']).rstrip('.')}.")
-    checks: dict[str, list[str]] = outcome["checks"]
-    return checks
+    return dict(outcome["checks"])
