@@ -28,18 +28,13 @@ class Parser(HfArgumentParser):
     """HfArgumentParser of a command: `parse` returns what was given, also by `--config`; errors are one sentence."""
 
     def __init__(
-        self,
-        groups: Sequence[type],
-        name: str,
-        description: str,
-        hidden: Collection[str] = (),
-        leading: Sequence[str] = (),
+        self, groups: Sequence[type], name: str, about: str, hidden: Collection[str] = (), leading: Sequence[str] = ()
     ) -> None:
         self.titled: dict[str, Any] = {}
         self.command = name
         usage = " ".join([f"tlm {name}", *(f"[{each.upper()}]" for each in leading), "[options]"])
         shown: Any = partial(argparse.HelpFormatter, max_help_position=34, width=118)
-        options = {"prog": f"tlm {name}", "usage": usage, "description": description, "formatter_class": shown}
+        options = {"prog": f"tlm {name}", "usage": usage, "description": about, "formatter_class": shown}
         super().__init__(groups, allow_abbrev=False, **options)
         self.add_argument("--config", help="A YAML file of options by name; the command line wins.")
         for action in self._actions:
@@ -77,12 +72,10 @@ class Parser(HfArgumentParser):
     def parse(self, argv: Sequence[str] | None) -> dict[str, Any]:
         """The options that were given, by name."""
         words = list(sys.argv[1:] if argv is None else argv)
-        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        finder.add_argument("--config")
-        found, words = finder.parse_known_args(words)
-        if found.config is not None:
-            words = self._read_config(found.config) + words
         namespace, unknown = self.parse_known_args(words)
+        if "config" in namespace:
+            namespace, unknown = self.parse_known_args(self._read_config(namespace.config) + words)
+            del namespace.config
         if unknown:
             from ..training.options import suggest  # which imports torch
 

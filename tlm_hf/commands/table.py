@@ -70,9 +70,7 @@ COMMANDS = {
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
     "benchmark frozen": Command(
-        "frozen committees against committee and deep encoder",
-        "benchmarks.speed:benchmark_latency",
-        ("rows",),
+        "frozen committees against committee and deep encoder", "benchmarks.speed:benchmark_latency", ROWS
     ),
     "benchmark text-to-label": Command(
         "a frozen committee beside other text classifiers, tokenization included",

@@ -96,9 +96,8 @@ def _check_missing(table: Table, split: str, values: list[Any], column: str) -> 
     if missing == len(values) > 0:
         raise UserError(f"{of} holds no {'label' if column == table.label else 'text'} in {split}: set {option}.")
     if missing > max(1, MOST_MISSING * len(values)):
-        rows = (
-            f"{missing} of {len(values)} rows of {split} (the first in {table.source.place(split, values.index(None))})"
-        )
+        first = f"the first in {table.source.place(split, values.index(None))}"
+        rows = f"{missing} of {len(values)} rows of {split} ({first})"
         raise UserError(f"{of} has an empty cell in {rows}: fill them in, leave these rows out, or set {option}.")
 
 

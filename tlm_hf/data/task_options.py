@@ -56,9 +56,7 @@ class TaskArguments(TableFormat):
     """Options that choose a task; shared by every command that takes one."""
 
     task: str = option(
-        "docstrings",
-        "docstrings, ag_news, dbpedia_14, fewrel, a file or folder, or a Hub data set.",
-        alias="dataset_name",
+        "docstrings", "docstrings, ag_news, dbpedia_14, fewrel, a file, folder or Hub data set.", alias="dataset_name"
     )
     entity_markers: str = option("none", "For fewrel: none, or text ([E1] ... around the entities).")
     task_path: str | None = option(None, "Where ag_news, dbpedia_14 or fewrel is (default: data root, then the Hub).")

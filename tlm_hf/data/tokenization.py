@@ -27,12 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def train_wordpiece(
-    texts: Iterable[str],
-    vocab_size: int,
-    max_length: int = 512,
-    *,
-    cased: bool = False,
-    keep_accents: bool | None = None,
+    texts: Iterable[str], vocab_size: int, max_length: int = 512, cased: bool = False, keep_accents: bool | None = None
 ) -> PreTrainedTokenizerBase:
     """Train a WordPiece vocabulary; the same texts give the same ids in every process (compare tokenizers#1794).
 

@@ -10,8 +10,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+import yaml
 from pyarrow.parquet import read_schema
 
+from ..cards import package_data
 from ..data.corpora import load_corpus
 from ..data.embedded import model_folder
 from ..data.kinds import PAIR, class_names, problem_of
@@ -33,32 +35,6 @@ from ..runs.provenance import portable_path, provenance
 DEMO_FILE, COUNTS_FILE, STUDY_FILE = "demo.json", "corpus_counts.npz", "study.json"
 SPLITS = ("validation", "test")
 MOST_MEMBERS = 8  # of a committee all of whose parts are scored
-TITLES = {
-    "ag_news": "AG News: world, sports, business or technology?",
-    "dbpedia_14": "DBpedia: what kind of thing is described?",
-    "fewrel": "FewRel: which relation does a sentence state?",
-    "docstrings": "Which Python library does a paragraph document?",
-}
-CORPORA = {"wikipedia": "Wikipedia", "docstrings": "Python docstrings"}
-EXAMPLES = {
-    "docstrings": [
-        "Returns the eigenvalues and right eigenvectors of a square array.",
-        "Draw a histogram of the values, with the given number of bins, on these axes.",
-    ],
-    "ag_news": [
-        "The central bank left its interest rate unchanged and said that inflation would fall next year.",
-        "The striker scored twice in the last ten minutes and took his team to the final.",
-    ],
-    "dbpedia_14": [
-        "The church was built of red brick in 1887 and stands by the market square.",
-        "A small freshwater fish that lives in slow rivers and feeds on insects.",
-    ],
-    "fewrel": [
-        "The bridge crosses the river some miles below the old town.",
-        "Her younger brother became king after the war.",
-    ],
-}
-"""Sentences of our own: texts of the data sets are not published again."""
 
 
 @dataclass
@@ -96,12 +72,18 @@ def make_demo(arguments: DemoArguments) -> Json:
             texts = load_corpus(arguments.corpus, num_texts=arguments.num_texts, root=arguments.data_root)["train"]
             counts = count_tokens(encode_texts(texts["text"][:], tokenizer, tokenizer.model_max_length))
             np.savez_compressed(folder / COUNTS_FILE, counts=counts)
-            source = CORPORA.get(arguments.corpus, Path(arguments.corpus).name)
+            source = known_texts(arguments.corpus).get("corpus", Path(arguments.corpus).name)
             demo["corpus"] = {"name": f"{len(texts):,} texts of {source}", "counts": COUNTS_FILE}
         if arguments.study is not None:
             demo["study"] = shutil.copyfile(arguments.study, folder / STUDY_FILE).name
         write_json(folder / DEMO_FILE, demo)
     return {"demo": portable_path(str(destination / DEMO_FILE)), "tasks": list(committees)}
+
+
+def known_texts(name: str) -> Json:
+    """What cards and the Space say of a corpus or task (`model_cards/texts.yaml`); nothing of one that is not known."""
+    file = package_data("model_cards") / "texts.yaml"
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8")).get(name, {}))
 
 
 def _read_pairs(arguments: DemoArguments, flag: str) -> dict[str, Path]:
@@ -150,9 +132,9 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
         scores[" ".join(map(str, chosen))] = calibrated_scores(parts, labels)
     if deep is not None:
         scores["deep"] = calibrated_scores(predict(deep, load_classifier(str(deep))), labels)
-    members = [f"member {place + 1}" for place in range(count)]
-    facts = {"title": TITLES.get(name, name), "members": members, "test_texts": len(labels["test"])}
-    return facts | {"scores": scores, "examples": EXAMPLES.get(name, [])}
+    members, known = [f"member {place + 1}" for place in range(count)], known_texts(name)
+    facts = {"title": known.get("question", name), "members": members, "test_texts": len(labels["test"])}
+    return facts | {"scores": scores, "examples": known.get("examples", [])}
 
 
 def calibrated_scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path
 from ..training.finetune import NEW
 from . import manifest
-from .demo_data import DEMO_FILE, EXAMPLES
+from .demo_data import DEMO_FILE, known_texts
 from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
 from .verify import VERIFIED_FILE
@@ -34,14 +34,6 @@ SPACE, DEMO = "tlm-demo", "demo"
 USAGE = "## How to run it"  # heading of the Space's README.md from which on it holds for every demonstration
 ADAPTER_CONFIG = "adapter_config.json"
 PLOT = "reliability.png"
-SOURCES = {
-    "wikipedia": ("English Wikipedia", ["wikimedia/wikipedia"]),
-    "ag_news": ("AG News, sections of news", ["fancyzhx/ag_news"]),
-    "dbpedia_14": ("DBpedia-14, kinds of things", ["fancyzhx/dbpedia_14"]),
-    "fewrel": ("FewRel, relations between two entities", []),
-    "docstrings": ("docstrings of Python libraries", []),
-}
-"""What cards say of corpora and tasks by name, and the data sets on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -245,20 +237,20 @@ def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluati
         shutil.copyfile(run.folder / PLOT, folder / PLOT)
     write_json(folder / RESULTS_FILE, {**run.results, "evaluation": evaluation})
     source = str(run.results.get("corpus" if entry.kind == "encoder" else "task", ""))
-    title, hub = SOURCES.get(source, (source, []))
+    known = known_texts(source)
     # Members outside this release are known by name alone.
     places = [each["repository"] for each in inputs.get("members") or inputs.values()]
     places += [name for name in entry.members if "/" in name]
     facts = CardFacts(
-        trained_on=entry.corpus or entry.task or title,
+        trained_on=entry.corpus or entry.task or known.get("title", source),
         evaluation=evaluation,
         base_models=list(dict.fromkeys(filter(None, places))),
-        datasets=hub,
+        datasets=known.get("hub", []),
         plots=plots,
         revisions=[] if run.branch else list(entry.revisions),
         branch=run.branch,
         remote_code=entry.kind != "adapter" and read_json(folder / "config.json")["model_type"] != "bert",
-        example=entry.example or (None if entry.kind == "encoder" else next(iter(EXAMPLES.get(source, [])), None)),
+        example=entry.example or (None if entry.kind == "encoder" else next(iter(known.get("examples", [])), None)),
         licence=release.licence,
         language=release.language,
         wall_clock=manifest.training_seconds(run.results),
