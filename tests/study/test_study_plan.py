@@ -10,7 +10,7 @@ from conftest import ROOT, refusal
 
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
-from tlm_hf.study.ray_executor import SLOTS, Work, makespan
+from tlm_hf.study.ray_executor import SLOTS, makespan
 
 FULL = yaml.safe_load(PLAN_FILE.read_text())
 
@@ -136,12 +136,13 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
 
 
 def test_a_cluster_takes_as_long_as_its_longest_path_and_longer_when_nodes_die():
-    runs = {str(number): Work(3600.0, []) for number in range(4 * SLOTS)} | {"last": Work(100.0, ["0"])}
-    assert makespan(runs, 1) == 4 * 3600 + 100
-    assert makespan(runs, 4) == 3600 + 100
-    assert makespan(runs, 64) == 3600 + 100
-    deadly = makespan(runs, 4, seconds_to_death=3600.0)
-    assert 3600 + 100 < deadly < makespan(runs, 1)
+    seconds = {str(number): 3600.0 for number in range(4 * SLOTS)} | {"last": 100.0}
+    after = dict.fromkeys(seconds, []) | {"last": ["0"]}
+    assert makespan(seconds, after, 1) == 4 * 3600 + 100
+    assert makespan(seconds, after, 4) == 3600 + 100
+    assert makespan(seconds, after, 64) == 3600 + 100
+    deadly = makespan(seconds, after, 4, seconds_to_death=3600.0)
+    assert 3600 + 100 < deadly < makespan(seconds, after, 1)
 
 
 TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratch": [{"learning_rate": 1.0}]}

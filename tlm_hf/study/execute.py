@@ -53,38 +53,20 @@ class Record:
     results: Json
 
 
-@dataclass(frozen=True)
-class RunArguments:
-    """One run (`plan.StudyRun`), its work folder beside the others', its record in `records` with the `command`."""
+def execute(kind: str, settings: Json, output_dir: str, records: str, data_root: str | None, command: str) -> Json:
+    """Do a run (`plan.StudyRun`) and write its record, unless only its weights were needed again.
 
-    kind: str
-    settings: Json
-    output_dir: str
-    records: str
-    data_root: str | None
-    command: str
-
-    def beside(self, name: str) -> Path:
-        """Work folder of another run."""
-        return Path(self.output_dir).parent / name
-
-    @property
-    def tokenizer(self) -> str:
-        """Folder of the tokenizer that the settings name."""
-        return str(self.beside(self.settings["tokenizer"]) / TOKENIZER)
-
-
-def execute(arguments: RunArguments) -> Json:
-    """Do the run and write its record, unless only its weights were needed again."""
-    started = provenance()
-    record = Path(arguments.records) / Path(arguments.output_dir).name
-    found = EXECUTORS[arguments.kind](arguments)
+    Its work folder `output_dir` is beside those of other runs, its record, which names the `command`, in `records`.
+    """
+    started, folder = provenance(), Path(output_dir)
+    record = Path(records) / folder.name
+    found = EXECUTORS[kind](settings, folder, data_root)
     logits = found.pop("logits", None)
     if read_record(record) is None:
-        results = {"name": record.name, "kind": arguments.kind, **portable(found), **started}
+        results = {"name": record.name, "kind": kind, **portable(found), **started, "command": command}
         with whole_folder(record) as draft:
-            write_json(draft / CONFIG_FILE, {"kind": arguments.kind, **arguments.settings})
-            write_json(draft / RESULTS_FILE, results | {"command": arguments.command})
+            write_json(draft / CONFIG_FILE, {"kind": kind, **settings})
+            write_json(draft / RESULTS_FILE, results)
             if logits is not None:
                 np.savez_compressed(draft / LOGITS_FILE, **logits)
     return found
@@ -107,10 +89,13 @@ def is_ready(kind: str, folder: Path) -> bool:
     return (folder / needed).exists() and (kind == "tokenizer" or (folder / RESULTS_FILE).is_file())
 
 
-def _tokenizer(arguments: RunArguments) -> Json:
-    settings, folder = arguments.settings, Path(arguments.output_dir)
+def _tokenizer_of(settings: Json, folder: Path) -> str:
+    return str(folder.parent / settings["tokenizer"] / TOKENIZER)
+
+
+def _tokenizer(settings: Json, folder: Path, root: str | None) -> Json:
     if not is_ready("tokenizer", folder):
-        corpus = load_corpus(settings["corpus"], num_texts=settings["num_texts"], root=arguments.data_root)["train"]
+        corpus = load_corpus(settings["corpus"], num_texts=settings["num_texts"], root=root)["train"]
         trained = train_wordpiece(corpus["text"], settings["vocab_size"], settings["max_length"])
         with whole_folder(folder / TOKENIZER) as draft:
             trained.save_pretrained(draft)
@@ -118,18 +103,17 @@ def _tokenizer(arguments: RunArguments) -> Json:
     return {"tokens": len(tokenizer), "sha256": tokenizer_hash(tokenizer)}
 
 
-def _subsets(arguments: RunArguments) -> Json:
+def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
     """Subsets of one corpus with high, random and low overlap with each task, as folders `TASK-KIND`."""
-    settings, folder = arguments.settings, Path(arguments.output_dir)
-    tokenizer, length = load_tokenizer(arguments.tokenizer), settings["max_length"]
-    corpus = load_corpus(settings["corpus"], num_texts=settings["corpus_texts"], root=arguments.data_root)
+    tokenizer, length = load_tokenizer(_tokenizer_of(settings, folder)), settings["max_length"]
+    corpus = load_corpus(settings["corpus"], num_texts=settings["corpus_texts"], root=root)
 
     def count(split: datasets.Dataset) -> np.ndarray:
         return count_tokens(encode_texts(list(split["text"]), tokenizer, length))
 
     measures: dict[str, Json] = {name: {} for name in settings["tasks"]}
     for name, options in settings["tasks"].items():
-        task = load_task(name, root=arguments.data_root, **options)
+        task = load_task(name, root=root, **options)
         subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, settings["num_texts"], max_length=length)
         counts = {split: count(task[split]) for split in ("train", "test")}
         for kind in KINDS:
@@ -145,28 +129,28 @@ def _subsets(arguments: RunArguments) -> Json:
     return {"measures": measures}
 
 
-def _pretrain(arguments: RunArguments) -> Json:
-    settings = {**arguments.settings, "tokenizer": arguments.tokenizer, "output_dir": arguments.output_dir}
+def _pretrain(settings: Json, folder: Path, root: str | None) -> Json:
+    settings = {**settings, "tokenizer": _tokenizer_of(settings, folder), "output_dir": str(folder)}
     if "corpus_config" in settings:
-        settings["corpus"] = str(arguments.beside(settings["corpus"]) / settings.pop("corpus_config"))
-    found = pretrain(data_root=arguments.data_root, disable_tqdm=True, num_threads=1, **DEFAULTS | settings)
+        settings["corpus"] = str(folder.parent / settings["corpus"] / settings.pop("corpus_config"))
+    found = pretrain(data_root=root, disable_tqdm=True, num_threads=1, **DEFAULTS | settings)
     copied = *COPIED, "texts", "epochs", "tokens_per_epoch", "held_out", "continued_from_step"
     return {key: found[key] for key in copied} | {"seconds": training_seconds(found)}
 
 
-def _finetune(arguments: RunArguments) -> Json:
-    settings, folder = dict(arguments.settings), Path(arguments.output_dir)
+def _finetune(settings: Json, folder: Path, root: str | None) -> Json:
+    settings, tokenizer_folder = dict(settings), _tokenizer_of(settings, folder)
     _, encoder, recipe, size = (settings.pop(name) for name in ("tokenizer", "encoder", "recipe", "size"))
-    source = folder / "architecture" if encoder is None else arguments.beside(encoder)
+    source = folder / "architecture" if encoder is None else folder.parent / encoder
     if encoder is None and not (source / "config.json").is_file():
         # New weights are made from an architecture and a tokenizer alone.
-        tokenizer = load_tokenizer(arguments.tokenizer)
+        tokenizer = load_tokenizer(tokenizer_folder)
         tokenizer.save_pretrained(source)
         config = build_config(recipe, size, vocab_size=len(tokenizer), max_length=find_size(size).max_length)
         config.save_pretrained(source)
     settings |= settings.pop("task_options")
     options: Json = {"model": str(source), "from_scratch": encoder is None, "output_dir": str(folder / "classifier")}
-    options |= {"data_root": arguments.data_root, "save_logits": True, "disable_tqdm": True, "num_threads": 1}
+    options |= {"data_root": root, "save_logits": True, "disable_tqdm": True, "num_threads": 1}
     found = finetune(**options, **settings)
     with np.load(folder / "classifier" / LOGITS_FILE, allow_pickle=False) as stored:
         logits = {key: pack_logits(each) if each.ndim > 1 else each.astype(np.uint16) for key, each in stored.items()}
@@ -174,18 +158,17 @@ def _finetune(arguments: RunArguments) -> Json:
     return copied | {"seconds": training_seconds(found), "logits": logits}
 
 
-def _baseline(arguments: RunArguments) -> Json:
-    task = load_task(arguments.settings["task"], root=arguments.data_root, **arguments.settings["task_options"])
+def _baseline(measure: Callable[..., Json], settings: Json, folder: Path, root: str | None) -> Json:
+    task = load_task(settings["task"], root=root, **settings["task_options"])
     set_seed(0)
-    found = tfidf_baseline(task, with_logits=True) if arguments.kind == "linear" else sentence_baseline(task)
+    found = measure(task)
     packed = {split: pack_logits(values) for split, values in found["logits"].items()}
     packed |= {f"{split}_labels": np.array(task[split]["label"][:], dtype=np.uint16) for split in found["logits"]}
     return {**found, "rows": {split: len(task[split]) for split in task}, "logits": packed}
 
 
-def _latency(arguments: RunArguments) -> Json:
+def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     """Median milliseconds of a batch, every second text half as long; weights are new, they do not change times."""
-    settings = arguments.settings
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
     def build(*recipes: str) -> PreTrainedModel:
@@ -212,11 +195,12 @@ def _latency(arguments: RunArguments) -> Json:
     return {"rows": rows, "threads": torch.get_num_threads()}
 
 
-EXECUTORS: dict[str, Callable[[RunArguments], Json]] = {
+EXECUTORS: dict[str, Callable[[Json, Path, str | None], Json]] = {
     "tokenizer": _tokenizer,
     "subsets": _subsets,
     "pretrain": _pretrain,
     "finetune": _finetune,
-    **dict.fromkeys(BASELINE_NAMES, _baseline),
+    "linear": partial(_baseline, partial(tfidf_baseline, with_logits=True)),
+    "minilm": partial(_baseline, sentence_baseline),
     "latency": _latency,
 }

@@ -4,7 +4,6 @@ import heapq
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,24 +69,18 @@ def _call(function: Callable[..., Any], *arguments: Any) -> None:
     function(*arguments)
 
 
-@dataclass(frozen=True)
-class Work:
-    """A run of so many seconds, which comes after others."""
-
-    seconds: float
-    after: Sequence[str]
-
-
-def makespan(runs: Mapping[str, Work], nodes: int, seconds_to_death: float = float("inf"), seed: int = 0) -> float:
-    """Seconds of all runs, in the order given, on nodes that die after exponentially distributed times."""
-    generator = np.random.default_rng(seed)
-    waiting, busy, done, now = list(runs), list[tuple[float, str]](), set[str](), 0.0
-    while len(done) < len(runs):
-        ready = [name for name in waiting if done.issuperset(runs[name].after)]
+def makespan(
+    seconds: Mapping[str, float], after: Mapping[str, Sequence[str]], nodes: int, seconds_to_death: float = float("inf")
+) -> float:
+    """Seconds of all runs, in the order given, each after others, on nodes with exponentially distributed lives."""
+    generator = np.random.default_rng(0)
+    waiting, busy, done, now = list(seconds), list[tuple[float, str]](), set[str](), 0.0
+    while len(done) < len(seconds):
+        ready = [name for name in waiting if done.issuperset(after[name])]
         for name in ready[: SLOTS * nodes - len(busy)]:
             waiting.remove(name)
-            deaths = generator.poisson(runs[name].seconds / seconds_to_death)
-            heapq.heappush(busy, (now + runs[name].seconds + deaths * LOST_SECONDS, name))
+            deaths = generator.poisson(seconds[name] / seconds_to_death)
+            heapq.heappush(busy, (now + seconds[name] + deaths * LOST_SECONDS, name))
         now, name = heapq.heappop(busy)
         done.add(name)
     return now

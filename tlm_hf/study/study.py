@@ -18,10 +18,10 @@ from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
-from .execute import Record, RunArguments, execute, is_ready, read_record
+from .execute import Record, execute, is_ready, read_record
 from .plan import Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
-from .ray_executor import SLOTS, RayExecutor, Work, makespan
+from .ray_executor import SLOTS, RayExecutor, makespan
 
 BATCH_SIZE, MANY_LABELS = 32, 16  # texts of a step, and labels of a task, where no record has timed such a training
 MULTIPLY_ADDS_PER_SECOND = 5e10
@@ -146,9 +146,9 @@ def show_plan(arguments: StudyArguments) -> Json:
     table = table.groupby(["kind", "recipe"], sort=False).agg(sums)
     hours = sum(left.values()) / 3600
     words = [f"{len(runs)} runs, {len(left)} missing: {hours:.2f} core-hours; {state.waiting} wait for their rates."]
-    work = {name: Work(left[name], [need.name for need in runs[name].needs if need.name in left]) for name in left}
-    for nodes in NODES if work else ():
-        alive, dying = (makespan(work, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))
+    after = {name: [need.name for need in runs[name].needs if need.name in left] for name in left}
+    for nodes in NODES if left else ():
+        alive, dying = (makespan(left, after, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))
         words.append(
             f"--executor ray, {nodes} nodes of {SLOTS} cores: {alive:.1f} hours; {dying:.1f} if each dies once a day."
         )
@@ -168,8 +168,13 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
         needs = [n for n in run.needs if n.name not in state.records or not is_ready(n.kind, work / n.name)]
         for need in needs:
             add(need)
-        folder, command = str(work / run.name), arguments.command("run")
-        options = RunArguments(run.kind, run.settings, folder, records, arguments.data_root, command)
+        options: Json = {
+            "kind": run.kind,
+            "settings": run.settings,
+            "output_dir": str(work / run.name),
+            "records": records,
+        }
+        options |= {"data_root": arguments.data_root, "command": arguments.command("run")}
         weight = expected_seconds(run, state.records)
         jobs[run.name] = Job(run.name, execute, options, tuple(need.name for need in needs), weight)
 
