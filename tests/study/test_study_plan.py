@@ -137,7 +137,7 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
 
 def test_a_cluster_takes_as_long_as_its_longest_path_and_longer_when_nodes_die():
     seconds = {str(number): 3600.0 for number in range(4 * SLOTS)} | {"last": 100.0}
-    after = dict.fromkeys(seconds, []) | {"last": ["0"]}
+    after = {name: ["0"] if name == "last" else [] for name in seconds}
     assert makespan(seconds, after, 1) == 4 * 3600 + 100
     assert makespan(seconds, after, 4) == 3600 + 100
     assert makespan(seconds, after, 64) == 3600 + 100

@@ -39,22 +39,20 @@ def write_report(arguments: StudyArguments) -> Json:
     rows = Findings(state.planner, state.records, folder / "runs").rows()
     timed = state.records.get(state.planner.latency.name)
     latency = timed.results["rows"] if timed else []
-    frame = with_texts(rows)
-    times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"])
-    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    results = [record.results for record in state.records.values()]
-    machines = [record["machine"] for record in results]
+    frame, results = with_texts(rows), [record.results for record in state.records.values()]
+    machines = [result["machine"] for result in results]
     processors = {f"{m['processor']}, {m['cores']} cores, {m.get('accelerator') or 'no GPU'}" for m in machines}
+    environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=arguments.title,
         command=arguments.command("report"),
         plan=plan,
         state=state,
-        tables=write_tables(frame, times, state.planner, state.records),
+        tables=write_tables(frame, latency, state.planner, state.records),
         drawn=draw_plots(frame, plan, folder),
-        hours=sum(record.get("seconds", 0.0) for record in results) / 3600,
+        hours=sum(result.get("seconds", 0.0) for result in results) / 3600,
         machines=sorted(processors),
-        commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", record["commit"] or "none") for record in results}),
+        commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", result["commit"] or "none") for result in results}),
         margin=NOT_WORSE,
     )
     write_text(folder / REPORT_FILE, page)
@@ -82,9 +80,10 @@ def bound(share: float) -> str:
 
 
 def write_tables(
-    frame: pd.DataFrame, times: pd.DataFrame, planner: Planner, records: Mapping[str, Record]
+    frame: pd.DataFrame, latency: list[Json], planner: Planner, records: Mapping[str, Record]
 ) -> dict[str, str]:
     """The report's tables in Markdown by name; one without rows is empty."""
+    times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"])
     gap, sizes, overlap, committee, baselines = (
         frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
     )
@@ -94,8 +93,8 @@ def write_tables(
     costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)
     costs = costs.assign(seconds=costs["seconds"].map("{:,.0f}".format), ms=costs["milliseconds"].map("{:.2f}".format))
     costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
-    latency = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False)
     costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
+    shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
         "models": _models(planner, records),
         "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
@@ -103,15 +102,15 @@ def write_tables(
         "overlap": _overlap(overlap, planner, records),
         "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(costs),
         "smallest": _pivot(committee[is_smallest], index),
-        "latency": latency.map("{:.2f}".format),
+        "latency": shown,
         "rates": _rates(planner),
     }
-    return {name: "" if table.empty else _markdown(table.reset_index()) for name, table in tables.items()}
-
-
-def _markdown(table: pd.DataFrame) -> str:
-    lines = [list(map(str, table.columns)), ["---"] * table.shape[1], *table.fillna("").astype(str).to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    pages = {}
+    for name, table in tables.items():
+        cells = table.reset_index().fillna("").astype(str)
+        lines = [list(cells.columns), ["---"] * cells.shape[1], *cells.to_numpy().tolist()]
+        pages[name] = "" if table.empty else "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return pages
 
 
 def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested: str = "") -> pd.DataFrame:

@@ -162,19 +162,15 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
     state = read_state(arguments, plan)
     # Whole paths: workers of a cluster run in other folders, without the variables of this shell.
     work = Path(arguments.work_dir or f"outputs/study/{arguments.title}").expanduser().resolve()
-    records, jobs = str(arguments.results_folder.resolve() / "runs"), dict[str, Job]()
+    records = str(arguments.results_folder.resolve() / "runs")
+    shared = {"records": records, "data_root": arguments.data_root, "command": arguments.command("run")}
+    jobs: dict[str, Job] = {}
 
     def add(run: StudyRun) -> None:
         needs = [n for n in run.needs if n.name not in state.records or not is_ready(n.kind, work / n.name)]
         for need in needs:
             add(need)
-        options: Json = {
-            "kind": run.kind,
-            "settings": run.settings,
-            "output_dir": str(work / run.name),
-            "records": records,
-        }
-        options |= {"data_root": arguments.data_root, "command": arguments.command("run")}
+        options = {"kind": run.kind, "settings": run.settings, "output_dir": str(work / run.name), **shared}
         weight = expected_seconds(run, state.records)
         jobs[run.name] = Job(run.name, execute, options, tuple(need.name for need in needs), weight)
 
