@@ -45,11 +45,6 @@ def choose_temperature(logits: np.ndarray, labels: np.ndarray, unit: str = "text
     return Temperature(best, interval)
 
 
-def as_two_classes(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits and labels (n, classes) of several labels a text as those of two classes, there or not: (n classes, 2)."""
-    return np.stack([logits.ravel(), np.zeros(logits.size)], axis=-1), 1 - labels.ravel().astype(int)
-
-
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, problem_type: str = MULTI) -> float:
     """The probability from which a text has a label, of the best micro F1; 0.5 for tasks of another kind."""
     if problem_type != MULTI:
@@ -77,8 +72,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _negative_log_likelihood(log_temperature: float, logits: np.ndarray, labels: np.ndarray) -> float:
-    rows = np.arange(len(labels))
-    return float(-log_softmax(logits / np.exp(log_temperature), axis=-1)[rows, labels].sum())
+    return float(-log_softmax(logits / np.exp(log_temperature), axis=-1)[np.arange(len(labels)), labels].sum())
 
 
 def calibration_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -106,8 +100,7 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[
     confidence, correct = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     table = pd.DataFrame({"confidence": confidence, "accuracy": correct, "share": 1 / len(labels), "bin": bin_of})
-    rows = table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "share": "sum"})
-    return rows.to_dict("records")
+    return table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "share": "sum"}).to_dict("records")
 
 
 def draw_reliability(diagrams: dict[str, list[dict[str, float]]], path: Path, title: str) -> None:

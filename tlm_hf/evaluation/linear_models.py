@@ -74,8 +74,7 @@ def sentence_baseline(task: datasets.DatasetDict) -> Json:
     """As `fit_tfidf`, on the embeddings of a frozen public encoder, all-MiniLM-L6-v2, with its `parameters`."""
     encoder = load_sentence_encoder()
     vectors = {split: encoder.encode(task[split]["text"][:], batch_size=64) for split in task}
-    results = choose_linear(vectors, task)
-    return {**results, "parameters": sum(weights.numel() for weights in encoder.parameters())}
+    return choose_linear(vectors, task) | {"parameters": sum(weights.numel() for weights in encoder.parameters())}
 
 
 def load_sentence_encoder() -> Any:
@@ -83,8 +82,7 @@ def load_sentence_encoder() -> Any:
     check_installed(SENTENCE_ENCODER, "sentence_transformers")
     from sentence_transformers import SentenceTransformer
 
-    folder = importlib.resources.files(SENTENCE_ENCODER) / "model"
-    return SentenceTransformer(str(folder), device="cpu")
+    return SentenceTransformer(str(importlib.resources.files(SENTENCE_ENCODER) / "model"), device="cpu")
 
 
 def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:

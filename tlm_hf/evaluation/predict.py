@@ -178,7 +178,8 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
     least = getattr(config, "threshold", 0.5) if threshold is None else threshold
     answers = []
     for index, row in enumerate(values):
-        by_name, best = _by_name(names, row), names[logits[index].argmax()]
+        by_name = {name: round(float(value), 6) for name, value in zip(names, row, strict=True)}
+        best = names[logits[index].argmax()]
         doubt: Json = {name: round(doubts[name][index], 6) for name in UNCERTAINTY if name in doubts}
         if problem_type == REGRESSION:
             answer = Prediction(value=by_name[names[0]] if len(names) == 1 else by_name, **doubt)
@@ -189,10 +190,6 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
             answer = Prediction(best, by_name[best], probabilities=by_name, **doubt)
         answers.append(answer)
     return answers
-
-
-def _by_name(names: Sequence[str], values: np.ndarray) -> Json:
-    return {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
 
 
 def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], str]]:

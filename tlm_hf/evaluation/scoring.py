@@ -100,8 +100,7 @@ def predict_logits(
     with tqdm(total=len(texts), desc="Classifying", unit="text", disable=not show_progress) as progress:
         for indices in _batches_by_length(encoded["input_ids"], batch_size):
             columns = {name: [rows[index] for index in indices] for name, rows in encoded.items()}
-            batch = tokenizer.pad(columns, return_tensors="pt")
-            output = model(**batch.to(model.device))
+            output = model(**tokenizer.pad(columns, return_tensors="pt").to(model.device))
             logits[indices] = (output.member_logits if member_logits else output.logits).float().cpu().numpy()
             progress.update(len(indices))
     return logits, truncated

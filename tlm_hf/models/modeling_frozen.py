@@ -140,8 +140,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         frozen with token types; `labels` are as `loss_of` says.
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
-        context = self._pool(input_ids, attention_mask, token_type_ids)
-        states = self._norm(self.attention_output(context))
+        states = self._norm(self.attention_output(self._pool(input_ids, attention_mask, token_type_ids)))
         inner = self.activation(self.intermediate(states))
         states = self._norm(self.output(inner, torch.addcmul(self.output.bias, states, self.gain)))
         member_logits = self.classifier(torch.tanh(self.pooler(states))).transpose(0, 1)

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -73,8 +72,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
             splits[split] = datasets.Dataset.from_dict(rows, features=features)
         options = {**self.get_params(), "encoder": list(self.encoder or [])}
         with tempfile.TemporaryDirectory() as folder:
-            arguments = OwnDataArguments(output_dir=str(Path(folder) / "out"), **options)
-            _, _, joined = train_from_table(splits, arguments)
+            _, _, joined = train_from_table(splits, OwnDataArguments(output_dir=f"{folder}/out", **options))
         assert joined is not None  # the folder is new
         self.committee_, self.tokenizer_ = joined.committee, joined.tokenizer
         return self

@@ -107,5 +107,4 @@ class FinetuneOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        groups = (self.task, self.classifier, self.schedule)
-        return record(groups, FinetuningArguments, self.training, (), NOT_RECORDED)
+        return record(self[:3], FinetuningArguments, self.training, (), NOT_RECORDED)

@@ -115,8 +115,10 @@ def join_members(
     for split, each in logits.items():
         joined[split] = combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
         of_class[split] = joined[split], labels[split]
-        if problem_type == MULTI:  # each label is two classes of a text
-            of_class[split] = calibration.as_two_classes(*of_class[split])
+        if problem_type == MULTI:  # each label of a text is two classes, there or not
+            present = joined[split].ravel()
+            classes = np.stack([present, np.zeros(len(present))], axis=-1)
+            of_class[split] = classes, 1 - labels[split].ravel().astype(int)
     fitted = calibration.Temperature(1.0)
     if problem_type != REGRESSION:
         unit = "labels" if problem_type == MULTI else "texts"

@@ -46,8 +46,7 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     model, config, settings = chosen.model, chosen.config(), chosen.settings()
     workers, threads = _check_members(options, num_members, workers)
     if model.tokenizer is not None:
-        tokenizer = load_tokenizer(model.tokenizer, config.max_position_embeddings)
-        settings["tokenizer_sha256"] = tokenizer_hash(tokenizer)
+        settings["tokenizer_sha256"] = tokenizer_hash(load_tokenizer(model.tokenizer, config.max_position_embeddings))
     corpus = load_pretraining_corpus(chosen.corpus, model.size)
     settings |= {"corpus_sha256": corpus_hash(corpus), "threads": threads, "members": num_members}
     run = Run(chosen.training["output_dir"], "pretrain-members", settings)

@@ -131,13 +131,8 @@ def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, A
 def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any]:
     """Each group with its own options, but of the last one, Trainer's arguments, just the options, checked."""
     own = [{each.name: options[each.name] for each in fields(group) if each.name in options} for group in groups]
-    _check_training(own[-1], groups[-1])
-    return [*(group(**each) for group, each in zip(groups[:-1], own, strict=False)), own[-1]]
-
-
-def _check_training(options: Mapping[str, Any], arguments_class: type) -> None:
     names = ("output_dir", "bf16", "use_cpu", "max_steps", "num_train_epochs", "report_to")
-    values = SimpleNamespace(**{name: options.get(name, getattr(arguments_class, name)) for name in names})
+    values = SimpleNamespace(**{name: own[-1].get(name, getattr(groups[-1], name)) for name in names})
     if not values.output_dir:
         raise UserError("There is no output folder: give --output-dir.")
     choose_precision(values.bf16, values.use_cpu)
@@ -148,6 +143,7 @@ def _check_training(options: Mapping[str, Any], arguments_class: type) -> None:
     for name in values.report_to.split() if isinstance(values.report_to, str) else values.report_to:
         if name not in ("none", "all") and name not in get_available_reporting_integrations():
             raise UserError(f"--report-to {name} needs the package {name}: pip install {name}, or choose none.")
+    return [*(group(**each) for group, each in zip(groups[:-1], own, strict=False)), own[-1]]
 
 
 def build_arguments(arguments_class: type[OurArguments], values: Mapping[str, Any], batch_size: int | None) -> Any:

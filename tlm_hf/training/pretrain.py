@@ -4,7 +4,6 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +186,11 @@ class _Pretraining:
             start_from_counts(model, self.rows)
         if schedule.neighbour_heads:
             start_with_neighbours(model)
-        if schedule.unigram_bias:
-            model.cls.predictions.bias.data.copy_(_unigram_bias(self.counts, self.tokenizer.all_special_ids))
+        if schedule.unigram_bias:  # log((n + 1) / (N + V)) of tokens seen n of N times, special ones never
+            counts = self.counts.copy()
+            counts[list(self.tokenizer.all_special_ids)] = 0
+            bias = torch.from_numpy(np.log((counts + 1) / (counts.sum() + len(counts))))
+            model.cls.predictions.bias.data.copy_(bias.float())
         return model
 
     def build_trainer(self, steps: int, output_dir: str, *, trial: bool = False) -> RunTrainer:
@@ -237,10 +239,3 @@ class _Pretraining:
             "seconds_since_start_or_continuation": time.perf_counter() - trainer.started,
             "continued_from_step": trainer.continued_from_step,
         }
-
-
-def _unigram_bias(counts: np.ndarray, special_ids: Sequence[int]) -> torch.Tensor:
-    """log((n + 1) / (N + V)) of tokens seen n of N times, special ones never: float32 (V,) from counts int64 (V,)."""
-    counts = counts.copy()
-    counts[list(special_ids)] = 0
-    return torch.from_numpy(np.log((counts + 1) / (counts.sum() + len(counts)))).float()

@@ -166,10 +166,9 @@ class PretrainOptions(NamedTuple):
 
     def settings(self) -> dict[str, Any]:
         """What a run records: the options that decide the weights."""
-        of_schedule = {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
+        training = self.training | {name: getattr(self.schedule, name) for name in OF_SCHEDULE}
         unused = NEW_WEIGHTS if self.model.model is not None else []
-        groups, training = (self.corpus, self.model, self.masking), {**self.training, **of_schedule}
-        return record(groups, PretrainingArguments, training, ALWAYS_RECORDED, [*NOT_RECORDED, *unused])
+        return record(self[:3], PretrainingArguments, training, ALWAYS_RECORDED, [*NOT_RECORDED, *unused])
 
 
 def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
@@ -224,8 +223,7 @@ def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
         rate = schedule.learning_rate if "schedule" in given else CONTINUED_RATE
         schedule = replace(schedule, learning_rate=rate, initialization="random", **plain)
     elif schedule.full_rate_up_to is not None:
-        heads = {name: getattr(model, name) for name in ("hidden_size", "num_attention_heads")}
-        config = build_config(model.recipe, model.size, **heads)
-        share = min(1.0, schedule.full_rate_up_to / config.hidden_size)
+        shape = {name: getattr(model, name) for name in ("hidden_size", "num_attention_heads")}
+        share = min(1.0, schedule.full_rate_up_to / build_config(model.recipe, model.size, **shape).hidden_size)
         schedule = replace(schedule, learning_rate=schedule.learning_rate * share**2)
     return replace(schedule, **{name: given[name] for name in OF_SCHEDULE if name in given})
