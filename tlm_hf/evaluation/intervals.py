@@ -38,8 +38,7 @@ def draw_scores(
     """Each metric (1 + draws,) of each model: of the texts themselves, then of texts drawn with replacement.
 
     `answers` by model are those of `metrics.answers_of`, labels those of `data.kinds.labels_of`; all models have the
-    same draws. Of one label a text a class that is neither labelled nor predicted is left out of macro F1, as
-    scikit-learn does.
+    same draws. As in scikit-learn, a class that is neither labelled nor predicted is left out of macro F1.
     """
     texts, columns = len(labels), list(answers.values())
     counts: np.ndarray = np.ones(texts)

@@ -105,6 +105,8 @@ class Run:
 
     def finish(self, save: Callable[[Path], Any] | None, results: Json) -> Json:
         """Put the files that `save` writes in place, then the results (as `describe`), and remove the checkpoints."""
+        if not is_main_process():
+            return results
         described = self.describe(results)
         with writing("The results", self.folder):
             if save is not None:

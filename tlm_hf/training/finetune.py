@@ -96,8 +96,7 @@ def finetune(**options: Any) -> Json:
 
     # 4. Score and save
     results = _score_and_save(chosen, run, trainer, task, text_facts)
-    if arguments.should_save:
-        push(run.folder)
+    push(run.folder)
     return results
 
 
@@ -149,7 +148,7 @@ def _score_and_save(
 
     if trainer.args.should_save and results["classes"]:
         logger.info(class_table(results["classes"]))
-    return run.finish(save, results) if trainer.args.should_save else results
+    return run.finish(save, results)
 
 
 def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:

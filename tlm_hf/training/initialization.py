@@ -46,10 +46,9 @@ def start_from_counts(model: TLMForMaskedLM, rows: np.ndarray) -> None:
 def start_with_neighbours(model: TLMForMaskedLM) -> None:
     """Let the heads of the first layer attend to the tokens at offsets -1, +1, -2, +2, ... at the start.
 
-    Positions get `position_features` in an orthonormal basis (hidden, head size); a head's keys read them, its queries
-    read them turned by its offset. [CLS] has none, and starts as the mean of its text. Each head passes on its share of
-    the dimensions, the decoder's transform all: words are predicted by the inner products of their rows with their
-    neighbours'. An encoder with a convolution, which mixes positions first, or odd head size stays as it is.
+    Positions get `position_features` in an orthonormal basis (hidden, head size); keys read them, queries read them
+    turned by the head's offset; [CLS] has none. Values and the decoder's transform pass words on, so that they are
+    predicted by their neighbours' rows. An encoder with a convolution or an odd head size stays as it is.
     """
     hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     size = hidden // heads
@@ -81,10 +80,9 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
 def start_as_mean_of_words(model: TLMModel, rows: np.ndarray, counts: np.ndarray, texts: Sequence[np.ndarray]) -> None:
     """Make [CLS] of a one-layer encoder the standardised mean of its text's word rows, rare words counting more.
 
-    Every head attends to token t with the weight RARE / (RARE + p(t)) times the length of its row: the last column of
-    the rows holds its logarithm, which the keys read. Values and output are the identity, the feed-forward layer adds
-    nothing, and positions are not told apart. `rows` are float32 (vocabulary, hidden), those of 0 hardly counting;
-    `counts` (vocabulary,); the standardisation is measured on the token ids of `texts`.
+    Every head attends to token t with weight RARE / (RARE + p(t)) times the length of its row, whose logarithm is the
+    last column of the rows. `rows` are float32 (vocabulary, hidden), those of 0 hardly counting; `counts`
+    (vocabulary,); the standardisation is measured on the token ids of `texts`.
     """
     hidden, heads = model.config.hidden_size, model.config.num_attention_heads
     directions = torch.from_numpy(rows).float()

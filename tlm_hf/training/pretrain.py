@@ -82,10 +82,8 @@ def pretrain(**options: Any) -> Json:
         trainer.model.save_pretrained(folder)
         trainer.processing_class.save_pretrained(folder)
 
-    results = training.describe(trainer, steps)
-    if arguments.should_save:
-        results = run.finish(save, results)
-        push(run.folder)
+    results = run.finish(save, training.describe(trainer, steps))
+    push(run.folder)
     return results
 
 
