@@ -76,9 +76,8 @@ def class_metrics(
     """`precision`, `recall`, `f1` (0 where undefined) and number of `texts` of each class, from logits (n, classes)."""
     predicted = answers_of(logits, SINGLE if labels.ndim == 1 else MULTI, threshold)
     table = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
-    columns = ("precision", "recall", "f1", "texts")
-    rows = np.stack(table, axis=1).tolist()
-    return {name: dict(zip(columns, row, strict=True)) for name, row in zip(names, rows, strict=True)}
+    columns = ["precision", "recall", "f1", "texts"]
+    return pd.DataFrame(np.stack(table, axis=1), index=names, columns=columns).to_dict("index")
 
 
 def class_table(classes: dict[str, dict[str, float]]) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.bert.modeling_bert import BertIntermediate
+from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertSelfOutput
 
 from .configuration_tlm import TLMConfig
 from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, add_mask, is_absorbed, is_plain, is_ragged
@@ -106,27 +106,14 @@ class TLMSelfAttention(nn.Module):
         return context.reshape(query_states.shape).contiguous(), weights
 
 
-class TLMResidualOutput(nn.Module):
-    """Projection, dropout, residual, LayerNorm: the end of both sub-layers (BERT's `output` modules)."""
-
-    def __init__(self, config: TLMConfig, input_size: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(input_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = TLMDropout(config.hidden_dropout_prob, config)
-
-    def forward(self, states: Tensor, residual: Tensor) -> Tensor:
-        """(..., input_size) and residual (..., hidden) to (..., hidden)."""
-        return self.LayerNorm(self.dropout(self.dense(states)) + residual)
-
-
 class TLMAttention(nn.Module):
     """Self-attention with its output projection."""
 
     def __init__(self, config: TLMConfig) -> None:
         super().__init__()
         self.self = TLMSelfAttention(config)
-        self.output = TLMResidualOutput(config, config.hidden_size)
+        self.output = BertSelfOutput(config)
+        self.output.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
@@ -152,7 +139,8 @@ class TLMLayer(GradientCheckpointingLayer):
         super().__init__()
         self.attention = TLMAttention(config)
         self.intermediate = BertIntermediate(config)
-        self.output = TLMResidualOutput(config, self.intermediate.dense.out_features)
+        self.output = BertOutput(config)
+        self.output.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
