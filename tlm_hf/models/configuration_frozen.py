@@ -68,5 +68,3 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
 
 FrozenCommitteeConfig.register_for_auto_class("AutoConfig")
-
-__all__ = ["FrozenCommitteeConfig"]

@@ -145,5 +145,3 @@ class StockHead:
 
 
 TLMConfig.register_for_auto_class("AutoConfig")
-
-__all__ = ["TLMConfig"]

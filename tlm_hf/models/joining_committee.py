@@ -165,6 +165,3 @@ def in_label_order(model: Any, labels: dict[int, str]) -> Any:
     for weight in permuted.classifier.parameters():
         weight.data = weight.data[[places[labels[index]] for index in range(len(labels))]]
     return permuted
-
-
-__all__ = ["check_member", "check_tokenizers", "in_label_order", "open_member", "open_whole", "problem_of_model"]

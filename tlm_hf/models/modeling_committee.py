@@ -171,5 +171,3 @@ class CommitteeForMaskedLM(CommitteeModel):  # trf-ignore: TRF057
 
 
 CommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-
-__all__ = ["CommitteeForMaskedLM", "CommitteeForSequenceClassification", "CommitteeModel", "CommitteePreTrainedModel"]

@@ -296,5 +296,3 @@ def _fill_tables(frozen: FrozenCommitteeForSequenceClassification, k: int, membe
 
 
 FrozenCommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-
-__all__ = ["FrozenCommitteeForSequenceClassification", "freeze_members"]

@@ -260,5 +260,3 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
 TLMModel.register_for_auto_class("AutoModel")
 TLMForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
 TLMForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
-
-__all__ = ["TLMForMaskedLM", "TLMForSequenceClassification", "TLMModel", "TLMPreTrainedModel"]

@@ -16,8 +16,7 @@ from .provenance import commit, portable, provenance
 
 RUN_FILE, LOCK = "run.json", ".lock"
 RESULTS_FILE = "results.json"  # written last
-HARMLESS = (".log", ".tmp", LOCK)
-"""Endings of files that may be in a new run's folder: logs, and what a process killed at its very start leaves."""
+HARMLESS = (".log", ".tmp", LOCK)  # endings in a new run's folder: logs, and what a process killed at its start leaves
 
 
 def is_main_process() -> bool:

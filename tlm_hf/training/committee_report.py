@@ -36,8 +36,7 @@ from .lexical import fit_lexical, lexical_logits
 
 logger = logging.getLogger(__name__)
 COMMITTEE, LINEAR = "committee", "TF-IDF + linear model"
-TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}
-"""Models that read no text, by kind."""
+TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}  # no text
 LISTED = 10  # doubtful rows
 HELPFUL = 1.0  # points that the second half of the rows must bring for more rows to be worth it
 README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"

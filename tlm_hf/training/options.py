@@ -46,8 +46,7 @@ NOT_DECISIVE = (
     "output_dir", "report_to", "run_name", "project", "disable_tqdm", "save_steps", "push_to_hub", "ddp_timeout",
     "skip_memory_metrics", "debug", "num_threads", "workers", "data_root",
 )  # fmt: skip
-NOR_THESE = ("hub_", "log", "trackio_", "dataloader_")  # beginnings of others
-"""Options that leave the weights as they are, so that a run may continue with others."""
+NOR_THESE = ("hub_", "log", "trackio_", "dataloader_")  # beginnings of more options that leave the weights as they are
 RANGES = {
     name: (lowest, highest)
     for lowest, highest, names in (

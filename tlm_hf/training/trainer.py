@@ -28,8 +28,7 @@ from .callbacks import CHECKPOINT, EVALUATION, Interrupt, ProgressFile, StepCloc
 
 logger = logging.getLogger(__name__)
 NOT_PUSHED = ["checkpoint-*", ".*", "*.log", "run.json", "time_budget.json"]  # what only continuing needs
-MALLOC = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**26}
-"""M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of glibc's `malloc.h` (man 3 mallopt)."""
+MALLOC = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**26}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD (man 3 mallopt)
 
 
 def keep_freed_memory() -> None:
