@@ -14,8 +14,6 @@ from .options import OurArguments, build_arguments, check_names, record, refuse,
 
 @dataclass
 class ClassifierOptions:
-    """The classifier and what it starts from."""
-
     _argument_group_name = "model"
     model: str = option("", "Pre-trained encoder: folder or Hub name.", alias="model_name_or_path")
     models: list[str] = option(list, "Several encoders in place of --model: OUTPUT/member-k from each.")
@@ -29,8 +27,6 @@ class ClassifierOptions:
 
 @dataclass
 class FinetuneScheduleOptions:
-    """How it is trained."""
-
     _argument_group_name = "schedule"
     schedule: str = option("tlm", "Defaults of the rest: ours or the authors'.", choices=list(FINETUNING_SCHEDULES))
     batch_size: int | None = option(None, "Texts per optimizer step, over all processes (32).")
@@ -41,8 +37,6 @@ class FinetuneScheduleOptions:
 
 @dataclass
 class FinetuneOutputOptions:
-    """What is made beside the model."""
-
     _argument_group_name = "output"
     save_logits: bool = option(False, "Also logits.npz: validation and test logits with their labels.")
     num_threads: int | None = option(None, "CPU threads; default: torch's choice.")

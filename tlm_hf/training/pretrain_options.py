@@ -26,8 +26,6 @@ CONTINUED_RATE = 1e-4  # at the peak, where `--model` continues an encoder, what
 
 @dataclass
 class CorpusOptions(TextFormat):
-    """The text."""
-
     _argument_group_name = "data"
     corpus: str = option("wikipedia", "docstrings, wikipedia, a file, folder or Hub data set.", alias="dataset_name")
     text_column: str = option("text", "Column that holds the text.")
@@ -43,8 +41,6 @@ class CorpusOptions(TextFormat):
 
 @dataclass
 class ModelOptions:
-    """The encoder: a recipe with new weights, or an existing one."""
-
     _argument_group_name = "model"
     recipe: str = option("bert-1", "python -m tlm_hf.recipes shows them.", choices=list(ARCHITECTURES))
     size: str = option("laptop", "Width, vocabulary and lengths.", choices=list(SIZES))
@@ -66,8 +62,6 @@ class ModelOptions:
 
 @dataclass
 class ScheduleOptions:
-    """How it is trained."""
-
     _argument_group_name = "schedule"
     schedule: str = option("tlm", "Ours, the authors', or theirs without faults.", choices=list(PRETRAINING_SCHEDULES))
     batch_size: int | None = option(None, f"Texts per optimizer step, over all processes (default: {BATCH_SIZE}).")
@@ -78,8 +72,6 @@ class ScheduleOptions:
 
 @dataclass
 class OutputOptions:
-    """What is made beside the model."""
-
     _argument_group_name = "output"
     num_members: int | None = option(None, "Independent members, each in OUTPUT/member-k.")
     workers: int | None = option(None, "With --num-members: side by side; default: one for each CPU thread.")
