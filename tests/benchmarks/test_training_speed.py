@@ -12,7 +12,7 @@ from tlm_hf.errors import UserError
 from tlm_hf.training import callbacks
 from tlm_hf.training.callbacks import WARM_STEPS, StepClock
 
-SIDES = {"stock", "ours_same_precision", "ours_best_same_dropout", "ours_best"}
+SIDES = {"stock", "stock_same_allocator", "ours_same_precision", "ours_best_same_dropout", "ours_best"}
 
 
 @pytest.mark.slow
