@@ -118,25 +118,6 @@ class TestRows:
         )
         assert facts_of(task["test"])["revision"] == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
-    @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-    def test_ids_of_the_source_are_kept_through_a_second_reading(self, tmp_path, kind):
-        first = load_task(table(tmp_path / "first.parquet", ["a", "b"] * 30), train_per_label=5)
-        (tmp_path / "second").mkdir()
-        for split in SPLITS:
-            rows = pa.Table.from_pylist(first[split].to_list())
-            rows = rows.set_column(2, "id", rows["id"].cast(kind))
-            pq.write_table(rows, tmp_path / "second" / f"{split}.parquet")
-        second = load_task(str(tmp_path / "second"))
-        for split in SPLITS:
-            assert all(row["id"] == f"train/{row['text'].split()[0]}" for row in second[split])
-
-    @pytest.mark.parametrize("ids", [["same"] * 40, [None, *(f"b{index}" for index in range(39))], list(range(40))])
-    def test_ids_that_tell_no_rows_apart_are_not_kept(self, tmp_path, ids):
-        rows = {"text": [f"{index} word" for index in range(40)], "label": ["a", "b"] * 20, "id": ids}
-        pq.write_table(pa.table(rows), tmp_path / "task.parquet")
-        for split in load_task(str(tmp_path / "task.parquet")).values():
-            assert split["id"][:] == [f"train/{text.split()[0]}" for text in split["text"]]
-
     @pytest.mark.parametrize("column", ["text", "label"])
     def test_a_column_that_is_no_utf8(self, tmp_path, column):
         rows = {"text": [f"text {index}" for index in range(40)], "label": ["a", "b"] * 20}

@@ -192,7 +192,7 @@ def test_a_vocabulary_with_windows_line_ends_and_strange_tokens(tmp_path):
 
 def test_tokenizers_that_do_not_fit_are_refused(trained, tmp_path):
     trained.save_pretrained(tmp_path / "tokenizer")
-    sentence = refusal(load_matching_tokenizer, str(tmp_path / "tokenizer"), None, len(trained) - 1)
+    sentence = refusal(load_matching_tokenizer, str(tmp_path / "tokenizer"), len(trained) - 1)
     assert str(len(trained)) in sentence
     assert str(len(trained) - 1) in sentence
     (tmp_path / "hollow").mkdir()

@@ -82,7 +82,7 @@ class TestSent:
                 if path.is_file():
                     name = re.escape("/".join(path.relative_to(staged() / OWNER).parts[1:]))
                     assert re.search(rf"send\s+{path.stat().st_size:,} bytes  {name}$", found["table"], re.MULTILINE)
-            assert not any(row["hub_version"] for row in status(str(staged()), hub=client(empty))["repositories"])
+            assert "here 0.1.0, there 0.1.0" not in status(str(staged()), hub=client(empty))["table"]
 
     def test_public_in_the_end_and_nothing_before_the_last_upload(self):
         with local_hub() as other:

@@ -32,7 +32,7 @@ def load_corpus(
     unit: str | None = None,
     written: TextFormat = PLAIN,
 ) -> datasets.DatasetDict:
-    """Load a corpus as the splits `train` and `validation` with the columns `text` and `id` (the source's, or a place).
+    """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`, its place.
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
     the other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped and
@@ -58,8 +58,7 @@ def load_corpus(
         return stream_wikipedia(num_texts or STREAMED_TEXTS, validation_texts, seed=seed, **place)
     options = {"config": config, "revision": revision, "written": written, "text_unit": unit}
     tables, facts = _read(corpus, name, text_column, options)
-    has_ids = text_column != sources.ID and sources.tells_rows_apart(list(tables.values()), sources.ID)
-    texts = [_clean(table, split, text_column, has_ids) for split, table in tables.items()]
+    texts = [_clean(table, split, text_column) for split, table in tables.items()]
     facts["empty"] = len(next(iter(tables.values()))) - len(texts[0])
     if len(tables) > 1 and not len(texts[1]):
         raise UserError(f"The validation split of {name!r} has no text in {text_column!r}: give it text.")
@@ -90,17 +89,16 @@ def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str,
     return tables, {"source": place, "config": options["config"], "revision": revision, "unit": "row"}
 
 
-def _clean(table: datasets.Dataset, place: str, column: str, has_ids: bool) -> datasets.Dataset:
+def _clean(table: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
     """The rows with text as `text` (stripped) and `id`, in the cache files of `datasets`."""
 
     def finish(batch: dict[str, list[str]], rows: list[int]) -> dict[str, list[str]]:
-        texts = [(text or "").strip() for text in batch[column]]
-        ids = batch[sources.ID] if has_ids else [f"{place}/{row}" for row in rows]
-        return {"text": [*filter(None, texts)], sources.ID: [own for own, text in zip(ids, texts, strict=True) if text]}
+        texts = {f"{split}/{row}": (text or "").strip() for row, text in zip(rows, batch[column], strict=True)}
+        return {"text": [*filter(None, texts.values())], sources.ID: [place for place, text in texts.items() if text]}
 
-    chosen = table.select_columns([column, sources.ID] if has_ids else [column])
     features = datasets.Features({"text": datasets.Value("string"), sources.ID: datasets.Value("string")})
-    return sources.mapped(chosen, finish, with_indices=True, features=features, desc="Reading texts")
+    options = {"with_indices": True, "features": features, "desc": "Reading texts"}
+    return sources.mapped(table.select_columns([column]), finish, **options)
 
 
 def _choose(

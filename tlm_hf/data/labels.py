@@ -12,7 +12,6 @@ import datasets
 
 from ..errors import UserError, shown
 from .kinds import KINDS, MULTI, REGRESSION, SINGLE, VALUE
-from .sources import ID, tells_rows_apart
 from .tables import Row, Table, TaskSource
 
 logger = logging.getLogger(__name__)
@@ -24,8 +23,8 @@ SET_LABEL = "correct it, or set --label-column"
 def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None = None) -> TaskSource:
     """The rows with a text and a label (not None, NaN, blank, or a ClassLabel's -1); `labels` are a known task's.
 
-    `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its column `id` where all differ, else its
-    place, such as `train/17`. Raises UserError for a column without text, unreadable labels, or too many missing.
+    `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its place, such as `train/17`. Raises
+    UserError for a column without text, unreadable labels, or too many missing.
     """
     kind = KINDS["single" if labels else problem_type or "single"]
     if not labels and problem_type is None and isinstance(table.label_feature, datasets.List):
@@ -35,21 +34,19 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     numbers = _read_numbers(source, table) if kind == REGRESSION else _read_classes(source, table, list(labels))
     if problem_type is None and not labels and kind == SINGLE:
         _hint_at_problem(source.names)
-    has_ids = ID not in (table.text, table.label) and tells_rows_apart(list(table.splits.values()), ID)
     labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():
-        ids = rows[ID][:] if has_ids else [f"{split}/{number}" for number in range(len(rows))]
         columns = []
         for column in filter(None, (table.text, table.pair)):
             columns.append([(cell.strip() or None) if isinstance(cell, str) else None for cell in rows[column][:]])
             _check_missing(table, split, columns[-1], column)
-        for number, row_id, *texts in zip(numbers[split], ids, *columns, strict=True):
-            if number is None or None in texts:
-                source.dropped["empty label" if number is None else "empty text"] += 1
+        for place, (label, *texts) in enumerate(zip(numbers[split], *columns, strict=True)):
+            if label is None or None in texts:
+                source.dropped["empty label" if label is None else "empty text"] += 1
             else:
                 text, *pair = texts
-                source.rows[split].append(Row(text, number, row_id, "\0".join(texts), *pair))
-                labels_of["\0".join(texts)].add(number)
+                source.rows[split].append(Row(text, label, f"{split}/{place}", "\0".join(texts), *pair))
+                labels_of["\0".join(texts)].add(label)
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 

@@ -60,11 +60,9 @@ def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets
     for other in held_out:
         leaks |= find_leakage(split["text"], other["text"])
     clean = split.select(np.flatnonzero(~leaks))
-    facts = facts_of(split)
-    facts["leaking_rows_dropped"] = int(leaks.sum())
-    before, counts = ({f"the split {name}": len(rows)} for rows in (split, clean))
-    if "label" in split.column_names and problem_of(split) != REGRESSION:
-        before, counts = (per_label(rows) for rows in (split, clean))
+    facts = facts_of(split) | {"leaking_rows_dropped": int(leaks.sum())}
+    before, counts = (per_label(rows) or {f"the split {name}": len(rows)} for rows in (split, clean))
+    if problem_of(split) != REGRESSION:
         facts["per_label"] = counts
     for gone in (label for label, count in counts.items() if before[label] and not count):
         raise UserError(f"Every text of {gone!r} in {name} repeats a held-out text (--drop-leakage): give more of it.")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line, listed
@@ -30,7 +29,7 @@ SPLIT_WORDS = {
 """Words in the names of a folder's files and folders that tell their split."""
 TEXT_TYPES = ("string", "large_string")
 BATCH = 1000
-ID = "id"  # column of the row's id: its place in the source, such as `train/17` or `wikipedia/train.parquet/93`
+ID = "id"  # column of the row's place in the source, such as `train/17` or `wikipedia/train.parquet/93`
 logger = logging.getLogger(__name__)
 
 
@@ -227,15 +226,6 @@ def text_keys(texts: Iterable[str], seed: int | str) -> np.ndarray:
     """Sort keys of texts for a seed: SHA-256 of seed, NUL and text, bytes (texts,)."""
     digests = (hashlib.sha256(f"{seed}\0{text}".encode()).digest() for text in each_text(texts))
     return np.frombuffer(b"".join(digests), "S32")
-
-
-def tells_rows_apart(tables: Sequence[datasets.Dataset], column: str) -> bool:
-    """Whether a column identifies the rows of all tables together: strings, none missing, all different."""
-    if not all(getattr(table.features.get(column), "dtype", None) in TEXT_TYPES for table in tables):
-        return False
-    parts = (table.select_columns([column]).with_format("arrow")[:].column(column) for table in tables)
-    ids = pa.chunked_array([chunk.cast(pa.large_string()) for part in parts for chunk in part.chunks])
-    return ids.null_count == 0 and pc.count_distinct(ids).as_py() == len(ids)
 
 
 def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:

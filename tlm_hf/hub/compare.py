@@ -106,20 +106,16 @@ def compare_all(hub: Hub, staged: StagedRelease) -> list[Change]:
 
 
 def describe_changes(changes: list[Change], *, overwrite: bool = False) -> Json:
-    """What a push would do: `table`, a row for each branch (`repositories`), how many are `differing` and `refused`."""
-    lines, rows = [], []
-    for change in changes:
-        refused = change.refusal(overwrite)
-        rows.append({**vars(change), "folder": str(change.folder), "refused": refused})
+    """What a push would do, as a `table`, and how many branches would be `refused`."""
+    lines, refusals = [], [change.refusal(overwrite) for change in changes]
+    for change, refused in zip(changes, refusals, strict=True):
         lines.append(f"{change.where}: here {change.version}, there {change.hub_version or '-'}")
         lines += [f"    REFUSED, so that a push sends nothing: {refused}"] if refused else []
         lines += [f"    send    {size:>12,} bytes  {path}" for path, size in change.add.items()]
         lines += [f"    delete  {'':>12}        {path}" for path in change.delete]
     sizes = [size for change in changes for size in change.add.values()]
     lines.append(f"{len(sizes)} files, {sum(sizes):,} bytes to send.")
-    refusals = sum(row["refused"] is not None for row in rows)
-    differing = sum(not change.is_empty for change in changes)
-    return {"table": "\n".join(lines), "repositories": rows, "differing": differing, "refused": refusals}
+    return {"table": "\n".join(lines), "refused": len(refusals) - refusals.count(None)}
 
 
 def check_allowed(changes: list[Change], overwrite: bool) -> None:
