@@ -21,8 +21,7 @@ try:
 except ModuleNotFoundError:
     from tlm_hf.runtime import FrozenRuntime, softmax
 
-LONGEST_TEXT = 20_000
-"""Characters of a text that are looked at; no encoder here reads more tokens than a fraction of them holds."""
+LONGEST_TEXT = 20_000  # characters that are looked at; no encoder here reads more tokens than a fraction of them holds
 MOST_MASKS, LIKELIEST = 10, 5
 MOST_WORDS = 60  # words of a text that are left out in turn
 SLICE, LONGEST_RACE = 0.04, 30.0  # seconds that an entrant of the race runs before the next one does, and of the race
@@ -140,12 +139,11 @@ def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
     if leave_out and committee.frozen is not None and len(words) > 1:
         without = [" ".join(words[:place] + words[place + 1 :]) for place in range(min(len(words), MOST_WORDS))]
         falls = probabilities[best] - committee.answer(without)[0][:, best]
-    labels = [name for _, name in sorted(committee.model.config.id2label.items())]
+    labels = [str(name) for _, name in sorted(committee.model.config.id2label.items())]
     members = softmax(logits.astype(float), axis=-1)
-    votes = Counter(labels[place] for place in sorted(members.argmax(axis=-1)))
+    votes = dict(Counter(labels[place] for place in sorted(members.argmax(axis=-1))).most_common())
     spread = float(entropy(members.mean(axis=0)))
-    counts = dict(votes.most_common())
-    return Answer(labels[best], labels, probabilities, members, counts, spread, words, falls, milliseconds, notes)
+    return Answer(labels[best], labels, probabilities, members, votes, spread, words, falls, milliseconds, notes)
 
 
 @dataclass

@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Any
 
 Texts = list[str]
-Answer = Callable[[Texts], Sequence[Any]]
-"""From texts to one label each."""
-Rows = tuple[Texts, list[int]] | None
-"""Training texts and labels; None to open what was trained before, from the folder alone."""
-FROZEN = "frozen"
-"""Folder of the frozen committee in that of the contestants."""
+Answer = Callable[[Texts], Sequence[Any]]  # one label a text
+Rows = tuple[Texts, list[int]] | None  # training texts and labels; None to open what was trained before, in the folder
+FROZEN = "frozen"  # folder of the frozen committee in that of the contestants
 
 
 def _tokenizer(folder: Path, rows: Rows) -> Answer:

@@ -31,7 +31,7 @@ class RayExecutor(Executor):
         self._ray, self._references = ray, list[Any]()
         self._kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"  # a cluster without GPUs trains on CPUs
         options: Json = {"num_cpus": 1, "num_gpus": int(self._kind == "GPU"), "max_retries": RETRIES}
-        self._remote = ray.remote(scheduling_strategy="SPREAD", **options)(_call)
+        self._remote = ray.remote(scheduling_strategy="SPREAD", **options)
 
     def slots(self) -> int:
         """How many jobs the cluster runs at once."""
@@ -39,13 +39,13 @@ class RayExecutor(Executor):
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
         """Send a job; what it raises comes back as it was raised."""
-        reference, outcome = self._remote.remote(function, *arguments), Future[Any]()
+        reference, outcome = self._remote(function).remote(*arguments), Future[Any]()
         self._references.append(reference)
 
         def pass_on(done: Future[Any]) -> None:
             error = done.exception()
             if error is None:
-                outcome.set_result(None)
+                outcome.set_result(done.result())
             elif isinstance(error, self._ray.exceptions.RayTaskError):
                 outcome.set_exception(error.cause)
             else:
@@ -63,10 +63,6 @@ class RayExecutor(Executor):
         elif self._references:
             self._ray.wait(self._references, num_returns=len(self._references))
         self._ray.shutdown()
-
-
-def _call(function: Callable[..., Any], *arguments: Any) -> None:
-    function(*arguments)
 
 
 def makespan(
