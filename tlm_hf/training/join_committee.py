@@ -113,12 +113,11 @@ def join_members(
     # 4. The temperature (and of several labels the threshold), chosen on validation
     joined, of_class = {}, {}
     for split, each in logits.items():
-        joined[split] = combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
-        of_class[split] = joined[split], labels[split]
+        values = combine(torch.from_numpy(each), combination, problem_type=problem_type).numpy()
+        joined[split], of_class[split] = values, (values, labels[split])
         if problem_type == MULTI:  # each label of a text is two classes, there or not
-            present = joined[split].ravel()
-            classes = np.stack([present, np.zeros(len(present))], axis=-1)
-            of_class[split] = classes, 1 - labels[split].ravel().astype(int)
+            two_classes = np.stack([values.ravel(), np.zeros(values.size)], axis=-1)
+            of_class[split] = two_classes, 1 - labels[split].ravel().astype(int)
     fitted = calibration.Temperature(1.0)
     if problem_type != REGRESSION:
         unit = "labels" if problem_type == MULTI else "texts"
@@ -130,25 +129,21 @@ def join_members(
     config.threshold = calibration.choose_threshold(scaled["validation"], labels["validation"], problem_type)
 
     # 5. Scores
+    names, of_regression = class_names(task), problem_type == REGRESSION
     results = {
         "task": arguments.task,
         "task_options": text_options(arguments),
         "members": [portable_path(member) for member in arguments.members],
         "parameters": committee.num_parameters(),
-        "labels": class_names(task),
+        "labels": names,
         **{f"temperature{name}": each for name, each in zip(("", "_interval", "_note"), astuple(fitted), strict=True)},
         "problem_type": problem_type,
         "threshold": config.threshold,
         **{split: _score(joined[split], config, labels[split]) for split in labels},
-        "classes": {},
-        "reliability": {},
+        "classes": {} if of_regression else class_metrics(scaled["test"], labels["test"], names, config.threshold),
+        "reliability": {} if of_regression else _reliability(*of_class["test"], fitted.value),
         **_score_members(logits["test"], labels["test"], config),
     }
-    if problem_type != REGRESSION:
-        results["classes"] = class_metrics(scaled["test"], labels["test"], class_names(task), config.threshold)
-        values, ids = of_class["test"]
-        diagrams = {"before": values, f"after (temperature {fitted.value:.2f})": values / fitted.value}
-        results["reliability"] = {when: calibration.reliability(each, ids) for when, each in diagrams.items()}
     return Joined(committee, tokenizer, results, logits["test"], scaled["test"])
 
 
@@ -213,3 +208,8 @@ def _score_members(logits: np.ndarray, labels: np.ndarray, config: CommitteeConf
     scaled, metric = logits / config.temperature if problem_type == MULTI else logits, HEADLINE[problem_type]
     scores = [measure(problem_type, member, labels, config.threshold) for member in scaled.swapaxes(0, 1)]
     return {"member_test": scores, f"best_member_test_{metric}": max(score[metric] for score in scores)}
+
+
+def _reliability(logits: np.ndarray, labels: np.ndarray, temperature: float) -> dict[str, list[dict[str, float]]]:
+    scaled = {"before": logits, f"after (temperature {temperature:.2f})": logits / temperature}
+    return {when: calibration.reliability(each, labels) for when, each in scaled.items()}
