@@ -95,7 +95,8 @@ def load_config(source: str) -> PreTrainedConfig:
 
 def weights_hash(source: str) -> str:
     """SHA-256 of a folder's weights, or the Hub name itself."""
-    digest, files = hashlib.sha256(), sorted(Path(model_folder(source)).expanduser().glob("*.safetensors"))
+    digest = hashlib.sha256()
+    files = sorted(Path(model_folder(source)).expanduser().glob("*.safetensors"))
     for file in files:
         with file.open("rb") as opened:
             hashlib.file_digest(opened, lambda: digest)

@@ -195,7 +195,8 @@ class MaskedLMLoss(torch.autograd.Function):
         logits = torch.addmm(bias.to(dtype), hidden_states, weight.t())
         probability = torch.empty_like(logits)
         rows = max(1, LOGITS_AT_ONCE // logits.shape[1])
-        losses, pieces = [], (logits.split(rows), probability.split(rows), labels[:, None].split(rows))
+        losses = []
+        pieces = (logits.split(rows), probability.split(rows), labels[:, None].split(rows))
         for part, out, targets in zip(*pieces, strict=True):
             exact = part.float()
             softmax = exact.softmax(dim=1)
@@ -210,12 +211,14 @@ class MaskedLMLoss(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         """Gradients of hidden states, weight and bias: (softmax - one-hot) through the decoder."""
         _refuse_second_gradient()
-        (hidden_states, weight, change), (of_loss, of_logits) = ctx.saved_tensors, gradients
+        hidden_states, weight, change = ctx.saved_tensors
+        of_loss, of_logits = gradients
         # Without labels the mean divides by 0; stock BERT's loss is NaN then, and its gradients are 0.
         scale = torch.zeros(()) if of_loss is None or not len(change) else of_loss
         if of_logits is not None:
             change, scale = change * scale + of_logits, torch.ones(())
-        (hidden_dtype, weight_dtype), ones = ctx.dtypes, torch.ones(len(change), dtype=change.dtype)
+        hidden_dtype, weight_dtype = ctx.dtypes
+        ones = torch.ones(len(change), dtype=change.dtype)
         return (
             (torch.mm(change, weight) * scale).to(hidden_dtype) if ctx.needs_input_grad[0] else None,
             torch.mm(change.t(), hidden_states * scale).to(weight_dtype) if ctx.needs_input_grad[1] else None,

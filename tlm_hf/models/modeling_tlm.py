@@ -190,7 +190,8 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         sequence, vocabulary), or of the labelled ones in row-major order, (labels, vocabulary).
         """
         sparse = self.training if sparse_prediction is None else sparse_prediction
-        head, words, queries = self.cls.predictions, self.bert.embeddings.word_embeddings, None
+        head, words = self.cls.predictions, self.bert.embeddings.word_embeddings
+        queries = loss = None
         if labels is not None and sparse and not torch.compiler.is_compiling():  # their count may not shape a graph
             queries, labels = Queries.of_labels(labels)
         fused = queries is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
@@ -203,7 +204,6 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         states = outputs.last_hidden_state
         if queries is not None and not reduced:
             states = queries.read(states)
-        loss = None
         if fused:
             total, logits = MaskedLMLoss.apply(head.transform(states), head.decoder.weight, head.decoder.bias, labels)
             items = kwargs.get("num_items_in_batch")
@@ -243,7 +243,8 @@ class TLMForSequenceClassification(TLMPreTrainedModel):  # trf-ignore: TRF057
         `labels` are class ids (batch,), or what `config.problem_type` says (regression: floats; multi-label:
         (batch, labels) of 0. and 1.), as in stock BERT; `num_items_in_batch` divides the summed loss.
         """
-        tokens, queries, loss = input_ids if input_ids is not None else inputs_embeds, None, None
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        queries = loss = None
         if tokens is not None and self.last_layer_is_reducible(attention_mask, kwargs):
             queries = Queries(torch.zeros((tokens.shape[0], 1), dtype=torch.long, device=tokens.device))
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)

@@ -63,7 +63,8 @@ def run_jobs(
     is an Executor with `slots()` in their place. Raises UserError for what a job raises, after those in flight have
     ended, or a process that was killed; ValueError for jobs that wait for one that never ends.
     """
-    executor, in_children = elsewhere or _processes(workers, devices), workers > 1 or elsewhere is not None
+    executor = elsewhere or _processes(workers, devices)
+    in_children = workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
     waiting, running, results, done = list(jobs), dict[Future[Json], Job](), dict[str, Json](), 0.0
     pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS

@@ -113,7 +113,8 @@ class _Pretraining:
 
     def __init__(self, options: PretrainOptions, arguments: PretrainingArguments) -> None:
         self.options, self.arguments = options, arguments
-        self.batch_size, self.source, model = rows_per_step(arguments), options.model.model, options.model
+        model, self.source = options.model, options.model.model
+        self.batch_size = rows_per_step(arguments)
         if self.source is not None:
             fields = read_encoder_config(self.source)
             self.name = portable_path(self.source)
@@ -156,7 +157,8 @@ class _Pretraining:
         self.held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
         if held_out_masks(tokenizer, self.held_out) is None:
             raise UserError(f"The texts held out of {name} have no token to mask: give more text.")
-        self.rows, start = None, time.process_time()
+        self.rows = None
+        start = time.process_time()
         if self.options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
             self.rows = count_rows(whole, len(tokenizer), config.hidden_size, tokenizer.all_special_ids)
