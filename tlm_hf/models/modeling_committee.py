@@ -21,20 +21,15 @@ from .configuration_committee import CommitteeConfig
 from .joining_committee import check_member, check_tokenizers, in_label_order, open_member, problem_of_model
 from .lexical_committee import LexicalTable
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
-from .modeling_tlm import CardMixin, TLMForSequenceClassification
+from .modeling_tlm import TLMForSequenceClassification, TLMPreTrainedModel
 
 
-class CommitteePreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
+class CommitteePreTrainedModel(TLMPreTrainedModel):  # trf-ignore: TRF057
     """Base of the committee classes."""
 
     config: CommitteeConfig
     config_class = CommitteeConfig
     base_model_prefix = "committee"
-    _no_split_modules = ["TLMEmbeddings", "TLMLayer"]
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"lexical"}
 
 

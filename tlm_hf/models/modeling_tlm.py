@@ -53,7 +53,7 @@ class CardMixin:
 
 
 class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
-    """Base of all encoders: initialisation, loading and the conditions of the fast path."""
+    """Base of encoders and committees: initialisation, loading and the conditions of the fast path."""
 
     config: TLMConfig
     config_class = TLMConfig
