@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import ModelOutput
 
-from ..data.kinds import class_names, labels_of, problem_of, texts_of
+from ..data.kinds import class_names, labels_of, per_label, problem_of, texts_of
 from ..data.sources import facts_of
 from ..data.tasks import load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
@@ -171,12 +171,11 @@ def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> 
     """Whether a class has over `IMBALANCED` times the training rows of another, which a sentence says."""
     if problem_of(task) != SINGLE:
         return False
-    names = class_names(task)
-    counts = np.bincount(task["train"]["label"][:], minlength=len(names))
-    small, large = int(counts.argmin()), int(counts.argmax())
-    imbalanced = bool(counts[large] > IMBALANCED * counts[small])
+    counts = per_label(task["train"])
+    small, large = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    imbalanced = counts[large] > IMBALANCED * counts[small]
     if imbalanced and is_main_process():
-        sizes = f"{names[large]}: {counts[large]:,} training rows, {names[small]}: {counts[small]:,}"
+        sizes = f"{large}: {counts[large]:,} training rows, {small}: {counts[small]:,}"
         advice = "" if class_weights else "; --class-weights balanced also weights the loss"
         logger.warning(f"The classes differ in size ({sizes}), so macro F1 chooses the epoch{advice}.")
     return imbalanced
@@ -209,8 +208,8 @@ def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.
 
 
 def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:
-    changes: Json = {"dropout": classifier.dropout or 0.0, "problem_type": problem_of(task)}
-    changes |= {"from_scratch": classifier.from_scratch}
+    changes: Json = {"dropout": classifier.dropout or 0.0, "from_scratch": classifier.from_scratch}
+    changes["problem_type"] = problem_of(task)
     if classifier.initializer_range is not None:
         changes["initializer_range"] = classifier.initializer_range
     model = load_for_finetuning(classifier.model, class_names(task), **changes)
@@ -242,6 +241,11 @@ def _build_trainer(
         loss = _balanced_loss(labels_of(task["train"]), arguments.label_smoothing_factor)
     if schedule.schedule == "paper":
         rate = _rate_by_epochs(arguments, math.ceil(len(rows["train"]) / rows_per_step(arguments)))
+
+    def compute_metrics(prediction: Any) -> dict[str, float]:
+        scores = measure(problem_type, np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
+        return {name: value for name, value in scores.items() if value is not None and name != "loss"}
+
     trainer = RunTrainer(
         rate=rate,
         decays_everything=rate is not None,
@@ -251,7 +255,7 @@ def _build_trainer(
         eval_dataset=rows["validation"],
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_metrics=partial(_metrics, problem_type=problem_type),
+        compute_metrics=compute_metrics,
         compute_loss_func=loss,
     )
     LogRows(trainer)
@@ -304,8 +308,3 @@ def scaled_labels(task: datasets.DatasetDict, split: str) -> np.ndarray:
         return labels
     mean, deviation = _scale_of(task)
     return (labels - mean) / deviation
-
-
-def _metrics(prediction: Any, problem_type: str) -> dict[str, float]:
-    scores = measure(problem_type, np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
-    return {name: value for name, value in scores.items() if value is not None and name != "loss"}
