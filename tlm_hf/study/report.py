@@ -44,7 +44,7 @@ def write_report(arguments: StudyArguments) -> Json:
     processors = {f"{m['processor']}, {m['cores']} cores, {m.get('accelerator') or 'no GPU'}" for m in machines}
     environment = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        title=arguments.title,
+        title=arguments.size,
         command=arguments.command("report"),
         plan=plan,
         state=state,

@@ -1,6 +1,5 @@
 """The study: `plan` shows its runs and what they cost, `run` does the missing ones (`report` reads them)."""
 
-import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import median
 
 import pandas as pd
 from filelock import Timeout
+from joblib import cpu_count
 
 from ..data.sources import data_root
 from ..errors import UserError, check_installed, check_range
@@ -40,25 +40,20 @@ class StudyArguments:
     what: str = option("", "plan, run or report.")
     size: str = option("smoke", "smoke, laptop, fair or paper.")
     plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
-    results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE, or PLAN-SIZE).")
-    work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE, or PLAN-SIZE).")
+    results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE).")
+    work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
     @property
-    def title(self) -> str:
-        """`laptop`, or with another plan `PLAN-laptop`, so that two plans have separate folders."""
-        return self.size if self.plan == str(PLAN_FILE) else f"{Path(self.plan).stem}-{self.size}"
-
-    @property
     def results_folder(self) -> Path:
         """Folder of tables and plots; `runs` in it has the records."""
-        return Path(self.results_dir or f"results/study/{self.title}").expanduser()
+        return Path(self.results_dir or f"results/study/{self.size}").expanduser()
 
     def command(self, what: str) -> str:
         """The command that a record or report names, however it was started."""
-        plan = [] if self.title == self.size else ["--plan", Path(self.plan).name]
+        plan = [] if self.plan == str(PLAN_FILE) else ["--plan", Path(self.plan).name]
         return command_line(["tlm", "study", what, "--size", self.size, *plan])
 
 
@@ -161,7 +156,7 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
     """The runs to be done, and those whose weights they need again; latency is measured last, alone on the machine."""
     state = read_state(arguments, plan)
     # Whole paths: workers of a cluster run in other folders, without the variables of this shell.
-    work = Path(arguments.work_dir or f"outputs/study/{arguments.title}").expanduser().resolve()
+    work = Path(arguments.work_dir or f"outputs/study/{arguments.size}").expanduser().resolve()
     records = str(arguments.results_folder.resolve() / "runs")
     shared = {"records": records, "data_root": arguments.data_root, "command": arguments.command("run")}
     jobs: dict[str, Job] = {}
@@ -195,8 +190,7 @@ def run_study(arguments: StudyArguments) -> Json:
         if jobs:
             check_data(plan, arguments.data_root)
         cluster = RayExecutor() if arguments.executor == "ray" else None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        run_jobs(jobs, arguments.workers or cores or 1, "Study", find_jobs, elsewhere=cluster)
+        run_jobs(jobs, arguments.workers or cpu_count(), "Study", find_jobs, elsewhere=cluster)
     finally:
         holder.release()
     state = read_state(arguments, plan)
