@@ -32,8 +32,11 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
         kind = MULTI
     source = TaskSource({split: [] for split in table.splits}, [], problem_type=kind)
     numbers = _read_numbers(source, table) if kind == REGRESSION else _read_classes(source, table, list(labels))
-    if problem_type is None and not labels and kind == SINGLE:
-        _hint_at_problem(source.names)
+    names, is_guess = source.names, problem_type is None and not labels and kind == SINGLE
+    if is_guess and are_amounts(names):
+        logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
+    elif is_guess and sum("|" in name for name in names) > len(names) / 2:
+        logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])
     labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():
         columns = []
@@ -144,13 +147,6 @@ def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | No
 def are_amounts(names: Sequence[str]) -> bool:
     """Whether classes are so many numbers that they may be amounts."""
     return len(names) > MANY and all(re.fullmatch(r"[+-]?\d+([.,]\d+)?", name) for name in names)
-
-
-def _hint_at_problem(names: list[str]) -> None:
-    if are_amounts(names):
-        logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
-    elif sum("|" in name for name in names) > len(names) / 2:
-        logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", names[0])
 
 
 def label_of(value: Any, is_number: bool = False) -> Any:

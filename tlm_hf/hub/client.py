@@ -17,6 +17,7 @@ MISSING = (hub_errors.RepositoryNotFoundError, hub_errors.RevisionNotFoundError)
 PASSING = frozenset({408, 429, 500, 502, 503, 504})  # statuses of which the next attempt may be free
 REFUSING = frozenset({400, 403, 404, 413, 507})
 NETWORK = (httpx2.TransportError, ConnectionError, TimeoutError)
+KNOWN = (hub_errors.HfHubHTTPError, httpx2.HTTPError, ConnectionError)
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds between attempts
 
 
@@ -45,7 +46,10 @@ class Hub:
             except MISSING:
                 raise
             except Exception as error:
-                cause = _cause(error)
+                cause: BaseException | None = error
+                while cause is not None and not isinstance(cause, KNOWN):
+                    cause = cause.__cause__ or cause.__context__
+                cause = cause or error
                 status = getattr(getattr(cause, "response", None), "status_code", None)
                 if status == 412 and method == "create_commit":
                     raise ParentChangedError(what) from error
@@ -67,10 +71,3 @@ class Hub:
             return f"the Hub refuses it ({reason}): correct that, or use a token with write access, then push again"
         kind = f"HTTP {status}" if status else type(cause).__name__
         return f"it did not work ({kind}: {reason}): push again later, it continues"
-
-
-def _cause(error: BaseException) -> BaseException:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, hub_errors.HfHubHTTPError | httpx2.HTTPError | ConnectionError):
-        cause = cause.__cause__ or cause.__context__
-    return cause or error

@@ -81,16 +81,6 @@ def _check_replaceable(output: Path) -> None:
             raise UserError(f"The output folder {output} holds other files ({name}): choose another --output-dir.")
 
 
-def _read_results(folder: Path, kind: str) -> Json:
-    results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
-    run_kind, needed = results.get("kind", "run that has not finished"), KINDS[kind].run
-    if run_kind != needed:
-        raise UserError(f"{folder} is a {run_kind}, and {kind}s come from a finished {needed}: name another.")
-    if kind == "adapter" and not (folder / "adapter").is_dir():
-        raise UserError(f"The run {folder} has no adapter: fine-tune with --lora-rank.")
-    return results
-
-
 class _Stager:
     """Stages one entry after the other; all that can be refused is refused when it is made, before any long work."""
 
@@ -101,7 +91,14 @@ class _Stager:
         for entry in release.entries:
             self.private += [entry.source, *entry.revisions.values()]
             for branch, folder in [(None, entry.source), *entry.revisions.items()] if entry.kind != "space" else []:
-                run = SourceRun(entry, folder, branch, _read_results(folder, entry.kind), weights_hash(str(folder)))
+                results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
+                kind, needed = results.get("kind", "run that has not finished"), KINDS[entry.kind].run
+                if kind != needed:
+                    remedy = f"{entry.kind}s come from a finished {needed}: name another"
+                    raise UserError(f"{folder} is a {kind}, and {remedy}.")
+                if entry.kind == "adapter" and not (folder / "adapter").is_dir():
+                    raise UserError(f"The run {folder} has no adapter: fine-tune with --lora-rank.")
+                run = SourceRun(entry, folder, branch, results, weights_hash(str(folder)))
                 self.runs[_at(entry.name, branch)] = run
         self.inputs = {label: self._inputs(run) for label, run in self.runs.items()}
 
