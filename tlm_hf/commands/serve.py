@@ -37,10 +37,7 @@ def build_app(model: FrozenRuntime) -> Any:
 
 
 def serve(arguments: ServeArguments) -> None:
-    """Answer over HTTP from a frozen committee until Ctrl-C.
-
-    Raises UserError for no such folder, or a port that is taken.
-    """
+    """Answer over HTTP from a frozen committee until Ctrl-C."""
     check_installed("fastapi", "uvicorn")
     check_range(arguments, 0, 65535, "port")
     import uvicorn

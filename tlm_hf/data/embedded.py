@@ -1,7 +1,4 @@
-"""`tlm_hf.pretrained()`: encoders embedded in the package, whose names serve, offline, wherever a model's name does.
-
-`scripts/embed_encoder.py` makes their folders, under `tlm_hf/pretrained/`.
-"""
+"""Encoders embedded in the package (by `scripts/embed_encoder.py`), whose names serve wherever a model's name does."""
 
 from pathlib import Path
 

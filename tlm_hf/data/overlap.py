@@ -1,6 +1,6 @@
-"""Token overlap between a pre-training corpus and a task, from counts of tokens that are not special ([UNK] is).
+"""Token overlap between a pre-training corpus and a task, from unsmoothed counts of tokens that are not special.
 
-Nothing is smoothed, so the measures depend on how many texts there are: compare corpora of one size on one split.
+So the measures depend on how many texts there are: compare corpora of one size on one split.
 """
 
 import math

@@ -22,10 +22,8 @@ from .sources import ID, describe_split, seeded_order
 KINDS = ("high", "random", "low")
 TOLERANCE = 0.01  # the largest subset has at most so many more tokens (as a share) than the smallest
 MARGIN = 0.4 * TOLERANCE
-FLOOR = 0.01  # share of the corpus' distribution that is mixed in to keep g finite
-UNIT = 2**20
-BISECTIONS = 60
-STRATUM = 200
+FLOOR = 0.01  # share of the corpus' distribution that is mixed in to keep derivatives finite
+UNIT, BISECTIONS, STRATUM = 2**20, 60, 200
 
 
 class Subset(NamedTuple):

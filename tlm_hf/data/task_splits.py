@@ -34,10 +34,8 @@ def choose_rows(
         label = shown(source.groups[available.index(fewest)])
         note = f"{lacking} of {len(available)} classes have fewer than {asked} {split} texts, {label} {fewest}"
         if lacking and arguments.shortfall == "error":
-            raise UserError(
-                f"{note} (of {name!r}): ask for at most {fewest} (--{split}-per-label) or fewer of the other splits, "
-                "or take what there is (--shortfall take)."
-            )
+            remedy = f"ask for at most {fewest} (--{split}-per-label) or fewer of the other splits"
+            raise UserError(f"{note} (of {name!r}): {remedy}, or take what there is (--shortfall take).")
         source.notes += [note] if lacking else []
     if every_class:
         _check_classes(source, name, groups)
@@ -54,10 +52,8 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> 
     for split, of_split in groups.items():
         for label, rows in zip(source.groups, of_split, strict=True):
             if not rows and are_amounts(source.names):
-                raise UserError(
-                    f"The labels of {name!r} are {len(source.names)} numbers with few texts each: learn amounts "
-                    "(--problem-type regression), or set --label-column."
-                )
+                few = f"The labels of {name!r} are {len(source.names)} numbers with few texts each"
+                raise UserError(f"{few}: learn amounts (--problem-type regression), or set --label-column.")
             if not rows:
                 raise UserError(
                     f"The class {shown(label)} of {name!r} has no {split} text left: a class needs at least {needed} "
@@ -75,12 +71,12 @@ def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bo
     test, tenth = ordered.get("test"), tenth or "test" in ordered
     if test is None:
         test, rest = _split(rest, [sizes["test"] or round(0.15 * len(rows)) for rows in rest])
-    rest = _without(source, rest, test)
-    if "validation" in ordered:
-        validation = _without(source, ordered["validation"], test)
-    else:
+    rest, validation = _without(source, rest, test), ordered.get("validation")
+    if validation is None:
         shares = [min(200, round(0.1 * len(rows))) if tenth else round(0.15 / 0.85 * len(rows)) for rows in rest]
         validation, rest = _split(rest, [sizes["validation"] or share for share in shares])
+    else:
+        validation = _without(source, validation, test)
     return {"train": _without(source, rest, validation), "validation": validation, "test": test}
 
 

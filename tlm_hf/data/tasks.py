@@ -1,7 +1,4 @@
-"""Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table with a text and a label column.
-
-Each is a `DatasetDict` of train, validation and test, with the facts that reproduce it (`sources.facts_of`).
-"""
+"""Classification tasks: `docstrings` (embedded), AG News, DBpedia-14, FewRel, any table of texts and labels."""
 
 import logging
 from dataclasses import fields, replace

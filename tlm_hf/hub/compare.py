@@ -23,6 +23,7 @@ class Change:
     where: str
     folder: Path
     version: str
+    revision: str  # name of the branch
     head: str | None = None  # the commit that was looked at; None without a branch
     add: dict[str, int] = field(default_factory=dict)  # sizes in bytes
     delete: list[str] = field(default_factory=list)
@@ -33,11 +34,6 @@ class Change:
     def is_empty(self) -> bool:
         """Nothing to send or delete."""
         return not self.add and not self.delete
-
-    @property
-    def revision(self) -> str:
-        """Name of the branch."""
-        return self.where.partition("@")[2] or MAIN
 
     def refusal(self, overwrite: bool) -> str | None:
         """Why this must not be sent, in one sentence; None where it may be."""
@@ -53,7 +49,7 @@ class Change:
 
 def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, where: str) -> Change:
     """What a branch on the Hub needs to hold what was staged for it."""
-    change = Change(where, staged.output / where, staged.version)
+    change = Change(where, staged.output / where, staged.version, where.partition("@")[2] or MAIN)
     repo_id, change.head = repository.repo_id, _head_of(hub, repository, change.revision)
     at = {"repo_type": repository.repo_type, "revision": change.head}
     present: dict[str, str] = {}

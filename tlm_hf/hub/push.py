@@ -4,6 +4,7 @@ The Hub itself says what is up, so the same command continues after an interrupt
 """
 
 import logging
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -78,17 +79,11 @@ def _push_repository(
 
 def _commit(hub: Hub, staged: StagedRelease, repository: Repository, change: Change) -> str | None:
     """One commit on the head that was looked at; the Hub, not the connection, says whether it arrived."""
-    additions = [CommitOperationAdd(path_in_repo=path, path_or_fileobj=change.folder / path) for path in change.add]
+    files: list[Any] = [CommitOperationAdd(path, change.folder / path) for path in change.add]
+    files += [CommitOperationDelete(path) for path in change.delete]
+    at = {"repo_type": repository.repo_type, "revision": change.revision, "parent_commit": change.head}
     try:
-        commit = hub.create_commit(
-            repository.repo_id,
-            [*additions, *(CommitOperationDelete(path_in_repo=path) for path in change.delete)],
-            repo_type=repository.repo_type,
-            revision=change.revision,
-            commit_message=f"Release {staged.version}",
-            parent_commit=change.head,
-        )
-        return str(commit.oid)
+        return str(hub.create_commit(repository.repo_id, files, commit_message=f"Release {staged.version}", **at).oid)
     except ParentChangedError as error:
         now = compare_branch(hub, staged, repository, change.where)
         if now.is_empty:

@@ -24,16 +24,6 @@ class _Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}: a released repository must open without it")
 
 
-class CheckFailedError(Exception):
-    """A promise that does not hold; the message is a sentence."""
-
-
-def need(condition: object, sentence: str) -> None:
-    """Raise unless the condition holds."""
-    if not condition:
-        raise CheckFailedError(sentence)
-
-
 def run_snippets(folder: str) -> list[str]:
     """Execute every Python snippet of the card as it is; a branch opens by path, for which there are no revisions."""
     repo_id, _, branch = folder.partition("@")
@@ -54,11 +44,11 @@ def check_model(folder: str, kind: str) -> list[str]:
     batch, outputs = transformers.AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt"), []
     for trust in (True, False)[: 1 + is_stock]:
         model, report = auto.from_pretrained(folder, trust_remote_code=trust, output_loading_info=True)
-        need(not report["missing_keys"], f"{auto.__name__} of {folder} lacks {sorted(report['missing_keys'])[:3]}")
+        assert not report["missing_keys"], f"{auto.__name__} of {folder} lacks {sorted(report['missing_keys'])[:3]}"
         with torch.no_grad():
             outputs.append(model.eval()(**batch)[0])
     difference = float((outputs[0] - outputs[-1]).abs().max())
-    need(difference < CLOSE, f"{auto.__name__} with and without trust differ by {difference:.1e}")
+    assert difference < CLOSE, f"{auto.__name__} with and without trust differ by {difference:.1e}"
     return [f"{auto.__name__} with trust{', and without it equal' if is_stock else ''}"]
 
 
@@ -68,12 +58,12 @@ def check_space(folder: str) -> list[str]:
     sys.path.insert(0, os.getcwd())
     app, data, models = (importlib.import_module(name) for name in ("app", "demo_data", "demo_models"))
     demo = data.load_demo()
-    need(not demo.trouble, f"the Space says: {' '.join(map(str, demo.trouble))}")
+    assert not demo.trouble, f"the Space says: {' '.join(map(str, demo.trouble))}"
     app.build_app(demo)
     for name, task in demo.tasks.items():
         answer = models.classify(task.examples[0] if task.examples else TEXT, task.committee)
         total = float(sum(answer.probabilities))
-        need(abs(total - 1) < CLOSE, f"the Space's probabilities for {name} sum to {total}")
+        assert abs(total - 1) < CLOSE, f"the Space's probabilities for {name} sum to {total}"
     return ["the app is built", *(f"the app answers for {name}" for name in demo.tasks)]
 
 
@@ -89,7 +79,7 @@ def main() -> None:
             if kind != "adapter":  # of which the snippet is all
                 checks[folder] += check_space(folder) if kind == "space" else check_model(folder, kind)
         except Exception as error:
-            name = "" if isinstance(error, CheckFailedError) else f"{type(error).__name__}: "
+            name = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
             result = {"folder": folder, "error": name + " ".join(str(error).split())[:400]}
             break
     Path(report).write_text(json.dumps(result), encoding="utf-8")
