@@ -234,11 +234,6 @@ def loss_is_fusable(head: Any) -> bool:
     return plain and torch.is_grad_enabled() and decoder.weight.device.type == "cpu"
 
 
-def adds_rows_in_place(embedding: nn.Embedding, decoder: nn.Linear) -> bool:
-    """Whether the gradient of `embedding` may be its rows alone (sparse), to be added to the decoder's dense one."""
-    return decoder.weight is embedding.weight and is_plain(embedding, nn.Embedding)
-
-
 def narrowed(states: Tensor, config: Any, training: bool) -> Tensor:
     """The states in autocast's dtype, in training under autocast on a CPU; any shape."""
     # CODEPATH: a user's switch, on in every checkpoint of ours.

@@ -31,7 +31,7 @@ class TLMEmbeddings(nn.Module):
     def forward(
         self, input_ids: Any, token_type_ids: Any, position_ids: Any, inputs_embeds: Any, sparse_gradient: bool = False
     ) -> Tensor:
-        """To (batch, sequence, hidden); `sparse_gradient`: see `fast_paths_tlm.adds_rows_in_place`."""
+        """To (batch, sequence, hidden); with `sparse_gradient` that of the word rows is these rows alone."""
         words = self.word_embeddings
         if inputs_embeds is not None:
             hidden_states = inputs_embeds

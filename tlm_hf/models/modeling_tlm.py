@@ -21,7 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tlm import TLMConfig
 from .convolution_tlm import TLMConvolutionFrontEnd, pad_inputs
-from .fast_paths_tlm import MaskedLMLoss, Queries, TLMDropout, adds_rows_in_place, loss_is_fusable, narrowed
+from .fast_paths_tlm import MaskedLMLoss, Queries, TLMDropout, is_plain, loss_is_fusable, narrowed
 from .layers_tlm import TLMEmbeddings, TLMEncoder, TLMLayer, TLMSelfAttention
 
 
@@ -197,8 +197,9 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         fused = queries is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
         fused = fused and loss_is_fusable(self.cls)
         reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
-        # Only where nothing leaves the model but through the decoder: elsewhere the rows alone would be sparse.
-        sparse_gradient = reduced and fused and adds_rows_in_place(words, head.decoder)
+        # Word rows alone, added to the decoder's dense gradient: only where nothing else leaves the model.
+        is_tied = head.decoder.weight is words.weight and is_plain(words, nn.Embedding)
+        sparse_gradient = reduced and fused and is_tied
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = self.bert(*inputs, queries if reduced else None, sparse_gradient, return_dict=True, **kwargs)
         states = outputs.last_hidden_state
