@@ -14,11 +14,10 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_frozen.FrozenCommitteeForSequenceClassification",
 }
 TABLE_DTYPES = ("float32", "float16", "int8")
-SAVED = (
+SAVED = (  # in `config.json` even where they are defaults, for the runtime
     *("num_members", "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("layer_norm_eps", "max_position_embeddings", "cls_token_id", "table_dtype", "temperature", "combination"),
 )
-"""Fields that `config.json` has even where they are defaults, for the runtime."""
 
 
 @strict

@@ -18,13 +18,12 @@ if version.parse(transformers.__version__) < version.parse(OLDEST_TRANSFORMERS :
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-AUTO_MAP = {
+AUTO_MAP = {  # every class, not only the saved one: a masked-language-model folder must also open as a classifier
     "AutoConfig": "configuration_tlm.TLMConfig",
     "AutoModel": "modeling_tlm.TLMModel",
     "AutoModelForMaskedLM": "modeling_tlm.TLMForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_tlm.TLMForSequenceClassification",
 }
-"""Every class, not only the saved one: a masked-language-model folder must also open as a classifier to fine-tune."""
 
 STOCK_ARCHITECTURES = {
     "TLMModel": "BertModel",

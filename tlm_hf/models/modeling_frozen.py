@@ -31,15 +31,13 @@ from .combination_committee import SINGLE, CommitteeOutput, committee_output
 from .configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .lexical_committee import LexicalTable
 
-SHARED = (
+SHARED = (  # fields that all members' configurations share, and the frozen one takes over
     *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
     *("max_position_embeddings", "pad_token_id"),
 )
-"""Fields of a member's configuration that all members share, and that the frozen one takes over."""
 HAS_TILES = bool(getattr(torch.cpu, "_is_amx_tile_supported", bool)())  # for products of bfloat16 matrices (AMX)
 BLOCK = 1024  # words whose scales are computed at a time
-FEW, LANES = 8, 32
-"""Texts up to which int8 weights are not widened, but multiplied by a kernel that reads so many inputs at a time."""
+FEW, LANES = 8, 32  # texts up to which int8 weights are not widened; inputs that their kernel reads at a time
 
 
 def _table(*shape: int, dtype: torch.dtype = torch.float32) -> nn.Parameter:
