@@ -27,7 +27,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from tlm_hf.commands.common import parse, run_command
+from tlm_hf.commands.common import Parser, run_command
 from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.sources import data_root
 from tlm_hf.data.tasks import load_task
@@ -219,7 +219,7 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the results lack."""
-    arguments = parse(BenchmarkArguments, "benchmark-tables", __doc__ or "", argv)
+    arguments = BenchmarkArguments(**Parser([BenchmarkArguments], "benchmark-tables", __doc__ or "").parse(argv))
     run_command(functools.partial(run, arguments))
 
 

@@ -11,7 +11,7 @@ from dataclasses import fields
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -21,7 +21,6 @@ from ..runs.quiet import quiet_libraries
 from .table import BAD_INPUT, Command
 
 INTERRUPTED, TERMINATED = 130, 143
-Arguments = TypeVar("Arguments")
 
 
 class Parser(HfArgumentParser):
@@ -97,11 +96,6 @@ class Parser(HfArgumentParser):
                 values = value if isinstance(value, list) else [value]
                 words += [f"--{name}", *(each if isinstance(each, str) else json.dumps(each) for each in values)]
         return words
-
-
-def parse(arguments_class: type[Arguments], name: str, description: str, argv: Sequence[str] | None) -> Arguments:
-    """Parse a command line into a dataclass; a wrong one ends the process with exit code 2 and one sentence."""
-    return arguments_class(**Parser([arguments_class], name, description).parse(argv))
 
 
 def run_named(name: str, command: Command, argv: Sequence[str]) -> None:

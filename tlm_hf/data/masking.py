@@ -49,17 +49,14 @@ class PretrainingSchedule(Dataset):
         if epoch not in self._orders:
             rng = generator(self.seed, ORDER_STREAM, epoch)
             order = rng.permutation(len(self.input_ids))[: self.epoch_size]
-            self._orders = {epoch: self._group(order, rng) if self.group_by_length else order}
+            grouped, window = [], SORT_WINDOW * self.batch_size
+            for start in range(0, len(order), window) if self.group_by_length else ():
+                part = order[start : start + window]
+                part = part[np.argsort(self.lengths[part], kind="stable")]
+                batches = [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
+                grouped += [batches[index] for index in rng.permutation(len(batches))]
+            self._orders = {epoch: np.concatenate(grouped) if grouped else order}
         return self._orders[epoch]
-
-    def _group(self, order: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        grouped, window = [], SORT_WINDOW * self.batch_size
-        for start in range(0, len(order), window):
-            part = order[start : start + window]
-            part = part[np.argsort(self.lengths[part], kind="stable")]
-            batches = [part[at : at + self.batch_size] for at in range(0, len(part), self.batch_size)]
-            grouped += [batches[index] for index in rng.permutation(len(batches))]
-        return np.concatenate(grouped)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`input_ids` of the index-th text of the training, and `item`, its index, which keys its masks."""

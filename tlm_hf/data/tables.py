@@ -52,12 +52,8 @@ class Table:
     text: str
     label: str
     splits: dict[str, datasets.Dataset]
-    pair: str | None = None
-
-    @property
-    def label_feature(self) -> Any:
-        """Type of the column of labels."""
-        return next(iter(self.splits.values())).features[self.label]
+    pair: str | None
+    label_feature: Any  # type of the column of labels
 
     @classmethod
     def open(cls, source: Source, name: str, text: str | None, label: str, pair: str | None = None) -> "Table":
@@ -67,8 +63,8 @@ class Table:
         if label == "label" and label not in features and len(classes) == 1:
             label = classes[0]
         if text is None:
-            strings = [name for name, feature in features.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
-            strings = [name for name in strings if name not in (label, ID)]
+            others = {each: feature for each, feature in features.items() if each not in (label, ID)}
+            strings = [each for each, feature in others.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
             text = strings[0] if len(strings) == 1 else "text"
         splits = {split: source.splits[split] for split in SPLITS if split in source.splits}
         splits = splits or {"train": next(iter(source.splits.values()))}
@@ -76,7 +72,7 @@ class Table:
             check_column(rows, text, name, "--text-column")
             check_column(rows, label, name, "--label-column")
             check_column(rows, pair or text, name, "--text-pair-column")
-        return cls(source, name, text, label, splits, pair)
+        return cls(source, name, text, label, splits, pair, next(iter(splits.values())).features[label])
 
 
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
