@@ -4,7 +4,8 @@
 #   tlm_environment requirements.lock        the locked versions and this checkout, editable
 #   tlm_environment requirements-dev.lock    those and the development tools
 #
-# It activates the environment, or prints one sentence and returns 2. A second call with the same lock installs nothing.
+# It activates the environment and goes to the checkout, or prints one sentence and returns 2. A second call with the same
+# lock installs nothing. What runs there looks nothing up on the Hub.
 # PYTHON picks the interpreter (default: the first Python >= 3.11), TLM_VENV the folder (default: .venv in the checkout).
 
 TLM_ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -47,4 +48,6 @@ tlm_environment() {
         rm -f -- "$venv/.tlm-unfinished"
     fi
     export VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"
+    export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+    cd -- "$TLM_ROOT" || return
 }

@@ -9,8 +9,4 @@ set -uo pipefail
 # shellcheck source=scripts/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 tlm_environment requirements.lock || exit
-cd -- "$TLM_ROOT" || exit
-
-# All that it reads was installed above: nothing is looked up on the Hub.
-export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 exec python -m tlm_hf.commands.main quickstart "$@"

@@ -10,10 +10,6 @@ set -uo pipefail
 # shellcheck source=scripts/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 tlm_environment requirements-dev.lock || exit
-cd -- "$TLM_ROOT" || exit
-
-# Nothing in the tests may reach for the network, and a tokenizer must not start threads before a fork.
-export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 
 failed=()
 check() {

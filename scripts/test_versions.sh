@@ -7,7 +7,6 @@ set -euo pipefail
 # shellcheck source=scripts/environment.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 tlm_environment requirements-dev.lock
-cd -- "$TLM_ROOT"
 ends=(oldest newest)
 case "${1:-}" in oldest | newest) ends=("$1"); shift ;; esac
 quick=(tests/models tests/data/test_masking.py tests/data/test_tokenization.py tests/test_loading.py tests/training/test_schedules.py)
@@ -28,7 +27,7 @@ for end in "${ends[@]}"; do
     printf '== %s: %s\n' "$end" "${wanted[*]}"
     # Their own requirements are those of the environment; httpx is what huggingface-hub below 2 speaks HTTP with.
     python -m pip install --quiet --no-deps --target "$folder" "${wanted[@]}" httpx httpcore
-    PYTHONPATH="$TLM_ROOT/$folder" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+    PYTHONPATH="$TLM_ROOT/$folder" OMP_NUM_THREADS=1 \
         python -m pytest -q --numprocesses 2 --dist loadfile "${@:-${quick[@]}}" || status=1
 done
 exit "$status"

@@ -9,7 +9,7 @@ from scipy.special import softmax
 
 from tlm_hf.models.combination_committee import combine
 from tlm_hf.study import estimates
-from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference, mixed
+from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference
 from tlm_hf.study.execute import Record
 from tlm_hf.study.findings import SMALLEST, Committees, Findings
 from tlm_hf.study.plan import GAP, OVERLAP, Planner
@@ -114,10 +114,6 @@ def test_the_accuracy_of_a_size_is_the_mean_over_all_committees_of_it():
         )  # fmt: skip
         assert found.value == pytest.approx(expected)
         assert found.t_low is None
-
-
-def test_mixed_committees_have_one_member_of_each_kind():
-    assert mixed([2, 1, 2]) == [(0, 2, 3), (0, 2, 4), (1, 2, 3), (1, 2, 4)]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -120,12 +119,6 @@ def slope(points: npt.ArrayLike, accuracies: Sequence[np.ndarray]) -> Estimate:
     centred -= centred.mean()
     weights = centred / (centred**2).sum()
     return accuracy(Answers(np.tensordot(weights, np.stack(list(accuracies)), 1)))
-
-
-def mixed(counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """All committees of one member of each kind, which are numbered through the kinds."""
-    ends = np.cumsum(counts)
-    return list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True))))
 
 
 def committees_right(member_logits: np.ndarray, labels: np.ndarray, committees: Sequence[Sequence[int]]) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,7 +17,7 @@ from ..evaluation.scoring import unpack_logits
 from ..hub.demo_data import calibrated_scores
 from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
-from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, mixed, slope
+from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, slope
 from .execute import Record
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
@@ -223,8 +223,10 @@ class Findings:
             yield self._alike(f"committee of {recipe}" if recipe == shallow else recipe, recipe, members[recipe])
         if len(answers) > 1:
             counts = [logits.shape[1] for logits, _ in answers.values()]
+            ends = np.cumsum(counts)  # members are numbered through the recipes
+            one_each = list(product(*(range(end - count, end) for end, count in zip(ends, counts, strict=True))))
             together = np.concatenate([logits for logits, _ in answers.values()], axis=1)
-            right = Answers(committees_right(together, answers[shallow][1], mixed(counts)), sum(counts))
+            right = Answers(committees_right(together, answers[shallow][1], one_each), sum(counts))
             cost = sum(sum(self._cost(members[recipe])) for recipe in answers)
             name, kinds = f"mixed: one each of {', '.join(answers)}", len(answers)
             yield Committees(name, "mixed", {kinds: right}, {kinds: cost})

@@ -12,7 +12,6 @@ from joblib import cpu_count
 from ..data.sources import data_root
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.linear_models import SENTENCE_ENCODER
-from ..models.configuration_tlm import TLMConfig
 from ..option_fields import option
 from ..recipes import build_config, find_schedule
 from ..runs.atomic_files import Json, lock
@@ -93,18 +92,6 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     return State(planner, runs, waiting, {name: records[name] for name in runs if name in records})
 
 
-def _multiply_adds(config: TLMConfig, scored: int, outputs: int) -> int:
-    """Of a training step for one text, of which the last layer and the head's `outputs` see `scored` positions."""
-    length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
-    position = 12 * hidden**2 + 2 * length * hidden
-    layers = ((config.num_hidden_layers - 1) * length + scored) * position + 2 * length * hidden**2
-    per_place, inputs = channels, 1  # the 1x1 convolution back to one channel
-    for height, width in config.conv_kernel_sizes or []:
-        per_place += inputs * channels * height * width
-        inputs = channels
-    return 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
-
-
 def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     """Seconds of a run on one core: those of the same work in the records, else a guess from multiply-adds."""
     if run.kind in OTHER_SECONDS:
@@ -112,13 +99,21 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     settings, same = run.settings, [run.kind, *map(run.settings.get, TELLING)]
     alike = [each.results for each in records.values() if [each.kind, *map(each.settings.get, TELLING)] == same]
     config = build_config(settings["recipe"], settings["size"])
+    length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
     if run.kind == "pretrain":
-        labelled = round(find_schedule("tlm").mlm_probability * config.max_position_embeddings)
-        steps, text = settings["max_steps"], _multiply_adds(config, labelled, config.vocab_size)
+        steps, outputs = settings["max_steps"], config.vocab_size
+        scored = round(find_schedule("tlm").mlm_probability * length)  # positions that last layer and head see
     else:
         texts = MANY_LABELS * settings["task_options"].get("train_per_label", 1000)
         steps = alike[-1]["steps"] if alike else round(settings["num_train_epochs"] * texts / BATCH_SIZE)
-        text = _multiply_adds(config, 1, MANY_LABELS)
+        scored, outputs = 1, MANY_LABELS
+    position = 12 * hidden**2 + 2 * length * hidden
+    layers = ((config.num_hidden_layers - 1) * length + scored) * position + 2 * length * hidden**2
+    per_place, inputs = channels, 1  # the 1x1 convolution back to one channel
+    for height, width in config.conv_kernel_sizes or []:
+        per_place += inputs * channels * height * width
+        inputs = channels
+    text = 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
     guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
     return START_SECONDS + steps * median([results["seconds"] / results["steps"] for results in alike] or [guess])
 
