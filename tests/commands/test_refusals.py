@@ -2,7 +2,6 @@
 
 import pytest
 from helpers_commands import (
-    ROOT,
     TINY_FINETUNING,
     TINY_PRETRAINING,
     check_error,
@@ -182,7 +181,7 @@ def test_every_command_of_the_table_shows_its_options(capsys):
 def test_the_real_command_line(home, tmp_path):
     """A process as a user starts it; every other test calls the same function in this process."""
     words = ("--model", tmp_path / "absent", "--task", home / "task.csv", "--output-dir", "out")
-    done = run(ROOT / "scripts" / "finetune.py", *words, folder=tmp_path)
+    done = run("-m", "tlm_hf.commands.main", "finetune", *words, folder=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert "absent" in check_error(done.stderr)
