@@ -126,11 +126,7 @@ def freeze(arguments: FreezeArguments) -> Json:
 
 
 def write_frozen(
-    committee: CommitteeForSequenceClassification,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    table_dtype: str = "float32",
-    token_types: bool = False,
+    committee: Any, tokenizer: Any, folder: Path, table_dtype: str = "float32", token_types: bool = False
 ) -> FrozenCommitteeForSequenceClassification:
     """Freeze a committee into a folder: tables, tokenizer and `RUNTIME_FILES`; ValueError where that is impossible."""
     frozen = committee.freeze(table_dtype, tokenizer.cls_token_id, token_types)
@@ -143,9 +139,7 @@ def write_frozen(
 
 
 @torch.inference_mode()
-def measure_tables(
-    committee: CommitteeForSequenceClassification, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> dict[str, float]:
+def measure_tables(committee: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     """Bytes of the tables in a folder, and the largest difference of the runtime's member logits on a sample."""
     answers, largest = runtime.load(folder), 0.0
     samples: list[list[Any]] = [SAMPLE, list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs if it takes them

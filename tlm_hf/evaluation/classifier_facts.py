@@ -20,8 +20,6 @@ from .linear_models import fit_tfidf
 from .metrics import HEADLINE, answers_of, measure
 from .scoring import predict_logits
 
-LATENCY_ROUNDS = 30
-
 
 def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.DatasetDict:
     """The task of a fine-tuning or committee, from its results; UserError where its texts are not the run's."""
@@ -65,11 +63,10 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
         metrics = calibration_metrics(logits, labels)
         facts |= {name: metrics[name] for name in ("loss", "calibration_error", "brier_score")}
     facts["latency"] = {
-        "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0], LATENCY_ROUNDS)["this"],
+        "milliseconds": classifier_latency({"this": model}, tokenizer, texts[0])["this"],
         "tokens": min(len(tokenizer([texts[0]])["input_ids"][0]), tokenizer.model_max_length),
         "threads": torch.get_num_threads(),
         "machine": machine(),
     }
-    kept.parent.mkdir(parents=True, exist_ok=True)
     write_json(kept, {"of": key, **facts})
     return facts
