@@ -86,23 +86,18 @@ class TLMSelfAttention(nn.Module):
         return chosen if mask is not None and mask.dtype == torch.bool and not mask.any(dim=-1).all() else "eager"
 
     def forward(
-        self,
-        query_states: Tensor,
-        hidden_states: Tensor,
-        attention_mask: Tensor | None = None,
-        is_reduced: bool = False,
-        is_query: Tensor | None = None,
-        **kwargs: Any,
+        self, query_states: Tensor, states: Tensor, mask: Tensor | None, queries: Queries | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend from (batch, queries, hidden), some positions where `is_reduced`, to (batch, sequence, hidden)."""
-        if is_reduced and (is_query is not None or is_absorbed(self, query_states.shape[1], hidden_states.shape[1])):
-            return absorbed_attention(self, query_states, hidden_states, attention_mask, is_query), None
-        chosen = self._implementation(hidden_states, attention_mask)
+        """Attend from (batch, positions, hidden), or only its `queries`, to `states` (batch, sequence, hidden)."""
+        length = states.shape[1]
+        if queries is not None and (queries.is_query is not None or is_absorbed(self, query_states.shape[1], length)):
+            return absorbed_attention(self, query_states, states, mask, queries.is_query), None
+        chosen = self._implementation(states, mask)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(chosen, eager_attention_forward)
-        projected = (self.query(query_states), self.key(hidden_states), self.value(hidden_states))
-        heads = [states.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for states in projected]
+        projected = (self.query(query_states), self.key(states), self.value(states))
+        heads = [each.unflatten(-1, (-1, self.head_size)).transpose(1, 2) for each in projected]
         options = {"dropout": self.dropout.p if self.training else 0.0, "scaling": self.scaling, **kwargs}
-        context, weights = attention(self, *heads, attention_mask, **options)
+        context, weights = attention(self, *heads, mask, **options)
         return context.reshape(query_states.shape).contiguous(), weights
 
 
@@ -124,9 +119,9 @@ class TLMAttention(nn.Module):
         # A padding mask is the same for every query, so one row of it serves them all.
         attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
         ragged = is_ragged(self.self, hidden_states, queries)
-        residual = (queries if ragged else Queries(queries.positions)).read(hidden_states)
-        kwargs |= {"is_reduced": True, "is_query": queries.is_query if ragged else None}
-        context, _ = self.self(residual, hidden_states, attention_mask, **kwargs)
+        reads = queries if ragged else Queries(queries.positions)
+        residual = reads.read(hidden_states)
+        context, _ = self.self(residual, hidden_states, attention_mask, reads, **kwargs)
         if queries.is_query is not None and not ragged:
             context, residual = context[queries.is_query], residual[queries.is_query]
         return self.output(context, residual)

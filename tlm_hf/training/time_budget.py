@@ -24,14 +24,14 @@ LEAST = 0.25  # share of the passes below which members are left out before more
 RESERVE = 0.1  # of the budget, for checkpoints, and since steps on a warm or shared machine are slower later on
 
 
-def parse_duration(words: str, option: str = "--time-budget") -> float:
-    """Seconds in `8h`, `90m`, `45s`, `1h30m` or `1.5h`; raises UserError for anything else, naming `option`."""
+def parse_duration(words: str) -> float:
+    """Seconds in `8h`, `90m`, `45s`, `1h30m` or `1.5h`; raises UserError for anything else."""
     number = r"(\d+(?:\.\d+)?)"
     match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s)?", words.lower().replace(" ", ""))
     hours, minutes, rest = match.groups("0") if match is not None else "000"
     seconds = 3600 * float(hours) + 60 * float(minutes) + float(rest)
     if seconds <= 0:
-        raise UserError(f"{option} is {words!r}: give hours, minutes and seconds, such as 8h, 90m or 1h30m.")
+        raise UserError(f"--time-budget is {words!r}: give hours, minutes and seconds, such as 8h, 90m or 1h30m.")
     return seconds
 
 
