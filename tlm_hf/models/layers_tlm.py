@@ -110,18 +110,16 @@ class TLMAttention(nn.Module):
         self.output = BertSelfOutput(config)
         self.output.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor | None, queries: Queries | None = None, **kwargs: Any) -> Tensor:
         if queries is None:
-            context, _ = self.self(hidden_states, hidden_states, attention_mask, **kwargs)
-            return self.output(context, hidden_states)
+            context, _ = self.self(states, states, mask, **kwargs)
+            return self.output(context, states)
         # A padding mask is the same for every query, so one row of it serves them all.
-        attention_mask = None if attention_mask is None else attention_mask[:, :, :1]
-        ragged = is_ragged(self.self, hidden_states, queries)
+        mask = None if mask is None else mask[:, :, :1]
+        ragged = is_ragged(self.self, states, queries)
         reads = queries if ragged else Queries(queries.positions)
-        residual = reads.read(hidden_states)
-        context, _ = self.self(residual, hidden_states, attention_mask, reads, **kwargs)
+        residual = reads.read(states)
+        context, _ = self.self(residual, states, mask, reads, **kwargs)
         if queries.is_query is not None and not ragged:
             context, residual = context[queries.is_query], residual[queries.is_query]
         return self.output(context, residual)
@@ -137,11 +135,9 @@ class TLMLayer(GradientCheckpointingLayer):
         self.output = BertOutput(config)
         self.output.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, queries: Queries | None = None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor | None, queries: Queries | None = None, **kwargs: Any) -> Tensor:
         """Transform (batch, sequence, hidden), or compute the output at the queries only (shapes of their `read`)."""
-        states = self.attention(hidden_states, attention_mask, queries, **kwargs)
+        states = self.attention(states, mask, queries, **kwargs)
         return self.output(self.intermediate(states), states)
 
 
@@ -152,10 +148,8 @@ class TLMEncoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList([TLMLayer(config) for _ in range(config.num_hidden_layers)])
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, queries: Queries | None, **kwargs: Any
-    ) -> Tensor:
+    def forward(self, states: Tensor, mask: Tensor | None, queries: Queries | None, **kwargs: Any) -> Tensor:
         """Run every layer in full and the last one at the queries; shapes as in `TLMLayer.forward`."""
         for layer in self.layer[:-1]:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)  # positional: output capture needs it
-        return self.layer[-1](hidden_states, attention_mask, queries, **kwargs)
+            states = layer(states, mask, **kwargs)  # positional: output capture needs it
+        return self.layer[-1](states, mask, queries, **kwargs)
