@@ -28,7 +28,7 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     if len(relations) < 2:
         raise UserError(f"{file} is not a FewRel file: give a JSON object with at least two relations.")
     pids = sorted(relations, key=lambda pid: (int(pid[1:]) if pid[1:].isdecimal() else 0, pid))
-    rows = []
+    rows, labels, seen = [], defaultdict(set), set[str]()
     for label, pid in enumerate(pids):
         for number, item in enumerate(relations[pid]):
             where = f"row {number} of {pid!r} in {file}"
@@ -37,12 +37,10 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
             key = _joined(item["tokens"])
             text = key if entity_markers == "none" else _joined(_marked(item, where))
             rows.append(Row(text, label, f"{pid}/{number}", key))
+            labels[key.casefold()].add(label)
     facts: Json = {"source": portable_path(str(file)), "revision": f"sha256:{file_hash(file)}"}
+    facts |= {"entity_markers": entity_markers}
     source = TaskSource({"train": []}, _names(file.with_name(NAMES_FILE), pids), facts=facts)
-    source.facts["entity_markers"] = entity_markers
-    labels, seen = defaultdict(set), set[str]()
-    for row in rows:
-        labels[row.key.casefold()].add(row.label)
     for row in rows:
         sentence = row.key.casefold()
         if sentence and len(labels[sentence]) == 1 and sentence not in seen:
@@ -70,16 +68,13 @@ def _joined(tokens: list[str]) -> str:
 
 
 def _marked(item: Json, where: str) -> list[str]:
-    tokens, spans, remedy = [*item["tokens"]], [], "correct it, or leave --entity-markers out"
-    for side in ("h", "t"):
-        span = (item[side][2] or [[]])[0]
-        if not span or span != list(range(span[0], span[-1] + 1)) or span[0] < 0 or span[-1] >= len(tokens):
-            raise UserError(f"The {where} has no unbroken span for {side!r} inside its tokens: {remedy}.")
-        spans.append((span[0], span[-1] + 1))
-    (head, head_end), (tail, tail_end) = spans
-    if head < tail_end and tail < head_end:
-        raise UserError(f"In the {where} head and tail overlap: {remedy}.")
-    markers = zip((head, head_end, tail, tail_end), ENTITY_MARKERS, strict=True)
+    tokens, spans = [*item["tokens"]], [(item[side][2] or [[]])[0] for side in ("h", "t")]
+    is_whole = all(span and span == list(range(span[0], span[-1] + 1)) for span in spans)
+    places = [place for span in spans if is_whole for place in (span[0], span[-1] + 1)] or [-1]
+    if min(places) < 0 or max(places) > len(tokens) or (places[0] < places[3] and places[2] < places[1]):
+        fault = "no unbroken spans for h and t inside its tokens that do not overlap"
+        raise UserError(f"The {where} has {fault}: correct it, or leave --entity-markers out.")
+    markers = zip(places, ENTITY_MARKERS, strict=True)
     for place, marker in sorted(markers, key=lambda each: (each[0], "/" not in each[1]), reverse=True):
         tokens.insert(place, marker)  # from the end, so that earlier places stay; one that closes comes first
     return tokens

@@ -99,11 +99,9 @@ def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_C
         raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")
     divergence = jensen_shannon_bits(corpus, task)  # refuses sides without tokens
     present, covered = task > 0, corpus >= min_count
-    return {
-        "type_coverage": float(np.count_nonzero(present & covered) / np.count_nonzero(present)),
-        "occurrence_coverage": float(task[covered].sum() / task.sum()),
-        "jensen_shannon_bits": divergence,
-    }
+    types = float(np.count_nonzero(present & covered) / np.count_nonzero(present))
+    occurrences = float(task[covered].sum() / task.sum())
+    return {"type_coverage": types, "occurrence_coverage": occurrences, "jensen_shannon_bits": divergence}
 
 
 @dataclass

@@ -21,11 +21,8 @@ from ..runs.atomic_files import Json, file_hash, replacing
 from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_lines, read_table_file
 from .task_options import PLAIN, TextFormat
 
-SPLIT_WORDS = {
-    "train": {"train", "training"},
-    "validation": {"validation", "valid", "val", "dev"},
-    "test": {"test", "testing", "eval", "evaluation"},
-}
+SPLIT_WORDS = {"train": "train training", "validation": "validation valid val dev"}
+SPLIT_WORDS |= {"test": "test testing eval evaluation"}
 """Words in the names of a folder's files and folders that tell their split."""
 TEXT_TYPES = ("string", "large_string")
 BATCH = 1000
@@ -159,8 +156,8 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
     for file in () if is_plain else filled:
-        words = re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower())
-        for split in [split for split, names in SPLIT_WORDS.items() if names.intersection(words)][:1]:
+        words = set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower()))
+        for split in [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())][:1]:
             splits[split].append(file)
     return {split: files for split, files in splits.items() if files} or {"train": filled}
 
