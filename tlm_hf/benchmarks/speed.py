@@ -61,14 +61,9 @@ class TimingArguments:
         return threads
 
 
-def build_recipe(recipe: str, size: str, *, stock: bool = False, **changes: Any) -> TLMConfig:
-    """Configuration of a recipe with the labels of the benchmarks; `changes` go to `build_config`.
-
-    Raises UserError for no such recipe or size, and with `stock` for a convolution front-end.
-    """
+def build_recipe(recipe: str, size: str, **changes: Any) -> TLMConfig:
+    """Configuration with the labels of the benchmarks; `changes` go to `build_config`. UserError for no such recipe."""
     config = build_config(recipe, size, **changes)
-    if stock and config.has_convolution:
-        raise UserError(f"The recipe {recipe} has a convolution front-end, which stock BERT lacks: choose another.")
     config.id2label = dict(enumerate(LABELS))
     return config
 
@@ -163,7 +158,8 @@ def benchmark_steps(arguments: StepArguments) -> Json:
     """
     check_range(arguments, 1, 2**20, "batch_size")
     check_range(arguments, 0.01, 0.99, "mlm_probability")
-    build_recipe(arguments.recipe, arguments.size, stock=True)
+    if build_recipe(arguments.recipe, arguments.size).has_convolution:
+        raise UserError(f"Stock BERT lacks the convolution front-end of {arguments.recipe}: choose another recipe.")
     arguments.set_threads()
     sides = dict(SIDES)
     if arguments.what == "finetuning":

@@ -24,9 +24,6 @@ from .plan_file import ARM_NAMES, BASELINE_NAMES
 
 NOT_WORSE = 0.01
 """A committee is not worse than the deep encoder when the interval of the difference is above minus this."""
-ALL_TASKS = "mean of the tasks"
-OTHER_SEEDS = "gap, other seeds"
-"""The gap without the runs whose validation accuracy chose the rates: their test accuracy may be flattered."""
 SMALLEST = "smallest that is not worse"
 Logits = tuple[np.ndarray, np.ndarray]  # logits (items, members, classes) and labels (items,)
 Right = dict[int, np.ndarray]  # right or wrong by seed, float (items,) each
@@ -132,7 +129,8 @@ class Findings:
             found["gap"] = difference(_stack(ours), _stack(theirs))
             others = [seed for seed in ours if seed > 0], [s for s in theirs if s >= self.plan.rates.seeds]
             if all(others):
-                found[OTHER_SEEDS] = difference(_stack(ours, others[0]), _stack(theirs, others[1]))
+                # Without the runs whose validation accuracy chose the rates: their test accuracy may be flattered.
+                found["gap, other seeds"] = difference(_stack(ours, others[0]), _stack(theirs, others[1]))
             for name, other in self._baselines(task).items():
                 found[f"difference from {name}"] = difference(_stack(ours), other)
             for measure, estimate in found.items():
@@ -179,7 +177,8 @@ class Findings:
                 answers = [
                     (_stack(one, common, seed), _stack(two, common, seed)) for seed, (one, two) in enumerate(several)
                 ]
-                yield make_row(OVERLAP, ALL_TASKS, shallow, f"high - {other}", "difference", mean_difference(answers))
+                gain = mean_difference(answers)
+                yield make_row(OVERLAP, "mean of the tasks", shallow, f"high - {other}", "difference", gain)
 
     def committee(self, task: str, points: Mapping[Any, Point]) -> Iterator[Row]:
         """Finding d: accuracy of committees, and its difference from deep encoder, baselines and plain committees."""
