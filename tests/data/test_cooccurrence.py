@@ -58,8 +58,9 @@ def test_rows_are_those_of_a_full_decomposition():
     assert not rows[[0, 1, 8]].any()  # special, and never seen
 
 
-def test_columns_beyond_the_rank_and_a_corpus_without_pairs():
-    rows = cooccurrence.count_rows(TEXTS, VOCABULARY, 40, SPECIAL, paragraph_share=0.25)
+def test_columns_beyond_the_rank_and_a_corpus_without_pairs(monkeypatch):
+    monkeypatch.setattr(cooccurrence, "PARAGRAPH_SHARE", 0.25)
+    rows = cooccurrence.count_rows(TEXTS, VOCABULARY, 40, SPECIAL)
     assert not rows[:, 9:10].any()
     assert rows[:, 10].any()
     assert not cooccurrence.count_rows([np.array([0, 1])], VOCABULARY, 4, SPECIAL).any()

@@ -15,22 +15,16 @@ WINDOW = 5  # tokens to each side; a pair at distance d counts 1/d
 SMOOTHING = 0.75  # exponent of the contexts' counts: without it, rare contexts get the largest information
 CONTEXTS = 10_000  # the most frequent tokens serve as contexts, which bounds memory for large vocabularies
 TEXTS_AT_ONCE = 10_000
-PARAGRAPH_SHARE = 0.5
+PARAGRAPH_SHARE = 0.5  # of the columns
 WIDEST = 256
 """Columns that are made of counts at most: the decomposition's cost grows with them, and wider rows gain little."""
 
 
-def count_rows(
-    texts: Sequence[np.ndarray],
-    vocab_size: int,
-    width: int,
-    special_ids: Sequence[int] = (),
-    paragraph_share: float = PARAGRAPH_SHARE,
-) -> np.ndarray:
+def count_rows(texts: Sequence[np.ndarray], vocab_size: int, width: int, special_ids: Sequence[int] = ()) -> np.ndarray:
     """Rows for every token from the ids of texts, float32 (vocab_size, width), of mean length 1 a part; 0 if unseen."""
     paragraphs, windows = count_pairs(texts, vocab_size, special_ids)
     counted = min(width, WIDEST)
-    of_paragraphs = round(counted * paragraph_share)
+    of_paragraphs = round(counted * PARAGRAPH_SHARE)
     parts = ((paragraphs, of_paragraphs), (windows, counted - of_paragraphs))
     rows = np.concatenate([factorise(positive_information(counts), size) for counts, size in parts], axis=1)
     return np.pad(rows, ((0, 0), (0, width - counted)))

@@ -100,8 +100,6 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
 
 def _open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
     """The fields of `config.json` and the tensors; UserError for what is not a whole BERT with one head."""
-    if not folder.is_dir():
-        raise UserError(f"There is no folder {folder}: name one that holds config.json and {WEIGHTS}.")
     check_folder(folder)
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"The folder {folder} has no {WEIGHTS}: the authors' weights are that one file.")
