@@ -39,10 +39,17 @@ def choose_temperature(logits: np.ndarray, labels: np.ndarray, unit: str = "text
         note = f"errors: {errors} of {len(labels)} validation {unit}, and {LEAST_ERRORS} are needed to fit it"
         return Temperature(1.0, None, note)
     best = fit_temperature(logits, labels)
-    interval = _interval(logits, labels, best)
-    if best < 1 <= interval[1]:
-        return Temperature(1.0, interval, f"its 95% interval {interval[0]:.2f} to {interval[1]:.2f} holds 1")
-    return Temperature(best, interval)
+    # Its interval: log-likelihoods within half of the 95% quantile of chi-squared (1) of the best one's.
+    allowed = _negative_log_likelihood(np.log(best), logits, labels) + chi2.ppf(0.95, df=1) / 2
+
+    def excess(log_temperature: float) -> float:
+        return _negative_log_likelihood(log_temperature, logits, labels) - allowed
+
+    ends = (brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound for bound in BOUNDS)
+    low, high = np.exp(list(ends)).tolist()
+    if best < 1 <= high:
+        return Temperature(1.0, (low, high), f"its 95% interval {low:.2f} to {high:.2f} holds 1")
+    return Temperature(best, (low, high))
 
 
 def choose_threshold(logits: np.ndarray, labels: np.ndarray, problem_type: str = MULTI) -> float:
@@ -52,17 +59,6 @@ def choose_threshold(logits: np.ndarray, labels: np.ndarray, problem_type: str =
     grid = np.arange(0.1, 0.91, 0.05).round(2)
     scores = [f1_score(labels, logits >= logit(each), average="micro", zero_division=0) for each in grid]
     return float(max(zip(scores, -np.abs(grid - 0.5), grid, strict=True))[2])  # of equals the nearest to 0.5
-
-
-def _interval(logits: np.ndarray, labels: np.ndarray, best: float) -> tuple[float, float]:
-    """Temperatures whose log-likelihood is within half of the 95% quantile of chi-squared (1) of the best one's."""
-    allowed = _negative_log_likelihood(np.log(best), logits, labels) + chi2.ppf(0.95, df=1) / 2
-
-    def excess(log_temperature: float) -> float:
-        return _negative_log_likelihood(log_temperature, logits, labels) - allowed
-
-    low, high = (np.exp(brentq(excess, bound, np.log(best)) if excess(bound) > 0 else bound) for bound in BOUNDS)
-    return float(low), float(high)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -143,8 +143,12 @@ def _score_and_save(
         tokenizer.save_pretrained(folder)
         if options.output.save_logits:
             np.savez_compressed(folder / LOGITS_FILE, allow_pickle=False, **arrays)
-        if adapted is not None:
-            _save_adapter(adapted, folder / "adapter", options.classifier.model)
+        if adapted is not None:  # without PEFT's README, and a base that is a folder: its path is of this machine
+            base, record = options.classifier.model, folder / "adapter" / "adapter_config.json"
+            adapted.save_pretrained(str(record.parent))
+            (record.parent / "README.md").unlink(missing_ok=True)
+            named = {"base_model_name_or_path": None if Path(base).expanduser().exists() else base}
+            write_text(record, json.dumps(read_json(record) | named, indent=2, sort_keys=True) + "\n")
 
     if trainer.args.should_save and results["classes"]:
         logger.info(class_table(results["classes"]))
@@ -156,15 +160,6 @@ def add_adapter(model: PreTrainedModel, rank: int) -> PeftModel:
     # Pooler and classifier are trained whole and saved with them: a language model has neither.
     parts: Json = {"target_modules": ["query", "value"], "modules_to_save": ["pooler", "classifier"]}
     return get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=rank, lora_alpha=2 * rank, **parts))
-
-
-def _save_adapter(model: PeftModel, folder: Path, base: str) -> None:
-    """Write the adapter without PEFT's README; a base that is a folder is not named: its path is of this machine."""
-    model.save_pretrained(str(folder))
-    (folder / "README.md").unlink(missing_ok=True)
-    record = folder / "adapter_config.json"
-    config = read_json(record) | {"base_model_name_or_path": None if Path(base).expanduser().exists() else base}
-    write_text(record, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> bool:
