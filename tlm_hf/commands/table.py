@@ -74,7 +74,7 @@ COMMANDS = {
     ),
     "benchmark text-to-label": Command(
         "a frozen committee beside other text classifiers, tokenization included",
-        "benchmarks.text_to_label:benchmark_text_to_label",
+        "benchmarks.speed:benchmark_text_to_label",
         ("rows", "skipped"),
     ),
     "import-paper-weights": Command(
