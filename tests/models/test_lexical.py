@@ -65,8 +65,12 @@ def explicit_features(tokenizer, vectors, texts):
     assert (whole[: len(TEXTS)] > 0).any()
     dense = tokens @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     blocks = [tokens, letters, dense, pairs, whole]
-    scales = [np.sqrt((block[: len(TEXTS)] ** 2).sum(axis=1).mean()) for block in blocks]
-    return np.hstack([block / scale for block, scale in zip(blocks, scales, strict=True)])
+    scales = []
+    for block in blocks:  # rare features, which no other text has, make a block count less
+        squares = block[: len(TEXTS)] ** 2
+        shared = squares[:, (squares > 0).sum(axis=0) > 1].sum() / squares.sum()
+        scales.append(np.sqrt(shared / squares.sum(axis=1).mean()))
+    return np.hstack([block * scale for block, scale in zip(blocks, scales, strict=True)])
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -31,7 +31,7 @@ from ..models.modeling_tlm import TLMModel
 
 COUNTED = "tlm-words"  # the embedded encoder whose word rows are vectors of co-occurrence counts
 BUCKETS = 32768  # for pairs, and as many for words
-STRENGTH = 0.2  # inverse regularisation; chosen on tasks that no benchmark reports (docs/benchmarks.md)
+STRENGTH = 0.3  # inverse regularisation; chosen on tasks that no benchmark reports (docs/benchmarks.md)
 RIDGE = 1.0  # regularisation of a regression
 OF_TEXTS, OF_PAIRS = (0.15, 6.0), (1.0, 1.0)
 """Factors of the members' logits and of the table's, for texts and for pairs; validation texts may change them."""
@@ -93,9 +93,10 @@ def fit_lexical(
     letters = letters @ diags(TfidfTransformer().fit(counts @ letters).idf_)
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     blocks = [diags(idf), letters, csr_matrix(diags(idf) @ units)]
-    blocks = [block / _length(shares @ block) for block in blocks]
-    pair_scale, word_block = 1 / _length(per_length @ pairs), diags(whole_idf)
-    hashed = [diags(np.full(BUCKETS, pair_scale)), word_block / _length(per_length @ whole @ word_block)]
+    blocks = [block * _scale(shares @ block) for block in blocks]
+    hashed = [diags(np.ones(BUCKETS)), diags(whole_idf)]
+    counted = zip((pairs, whole), hashed, strict=True)
+    hashed = [block * _scale(per_length @ each @ block) for each, block in counted]
     of_buckets = block_diag(hashed)
     features = hstack([*(shares @ block for block in blocks), per_length @ hstack([pairs, whole]) @ of_buckets]).tocsr()
 
@@ -139,9 +140,12 @@ def _fit(features: csr_matrix, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return signs * svm.coef_, signs[:, 0] * svm.intercept_, svm.classes_
 
 
-def _length(features: csr_matrix) -> float:
-    """The texts' root mean square length, 1 where there is nothing."""
-    return float(np.sqrt((norm(features, axis=1) ** 2).mean())) or 1.0
+def _scale(features: csr_matrix) -> float:
+    """Factor of a block of features: they get a root mean square length of the root of the share that texts share."""
+    squares, known = csr_matrix(features.multiply(features)), csr_matrix(features != 0)
+    of_column, texts = squares.sum(axis=0).A1, known.sum(axis=0).A1
+    total = of_column.sum()
+    return float(np.sqrt(of_column[texts > 1].sum() * features.shape[0]) / total) if total else 0.0
 
 
 @torch.inference_mode()
