@@ -82,12 +82,10 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
         source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
     source.names = names or [str(label) for label in different]
     index = {label: number for number, label in enumerate(different)}
-
-    def number_of(row: list[Any]) -> Any:
-        numbers = sorted({index[label] for label in row})
-        return tuple(numbers) if several else numbers[0] if numbers else None
-
-    return {split: [number_of(row) for row in rows] for split, rows in labels.items()}
+    numbers = {split: [sorted({index[label] for label in each}) for each in rows] for split, rows in labels.items()}
+    if several:
+        return {split: [tuple(each) for each in rows] for split, rows in numbers.items()}
+    return {split: [each[0] if each else None for each in rows] for split, rows in numbers.items()}
 
 
 def _check_missing(table: Table, split: str, values: list[Any], column: str) -> None:

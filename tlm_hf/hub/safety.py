@@ -35,7 +35,10 @@ def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
         if path.suffix not in ALLOWED:
             raise UserError(f"{name} is not a file of a release (safetensors, pictures, text): take it out.")
         try:
-            text = _read(path)
+            if path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as stored:
+                    dict(stored)
+            text = path.read_text(encoding="utf-8") if path.suffix in TEXT else ""
         except (OSError, ValueError) as error:
             raise UserError(f"{name} cannot be read as what its name says ({error}): make it again.") from error
         for what, pattern in SECRETS.items():
@@ -44,13 +47,6 @@ def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
                 raise UserError(f"{name}, line {line}, holds what looks like {what}: take it out, and withdraw it.")
         if path.suffix in TEXT and (match := private.search(text)):
             raise UserError(f"{name} holds a path of this machine ({match.group(0)!r}): take it out.")
-
-
-def _read(path: Path) -> str:
-    if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as stored:
-            dict(stored)
-    return path.read_text(encoding="utf-8") if path.suffix in TEXT else ""
 
 
 def _paths(places: Iterable[Path]) -> re.Pattern[str]:
