@@ -34,7 +34,6 @@ from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..training.finetune import LOGITS_FILE, finetune
 from ..training.pretrain import pretrain
-from .plan_file import BASELINE_NAMES
 
 CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS = 31
@@ -79,8 +78,7 @@ def read_record(folder: Path) -> Record | None:
     results, settings = read_json(folder / RESULTS_FILE), read_json(folder / CONFIG_FILE)
     if "kind" not in results:
         raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.")
-    has_logits = results["kind"] not in ("finetune", *BASELINE_NAMES) or (folder / LOGITS_FILE).is_file()
-    return Record(folder.name, results["kind"], settings, results) if has_logits else None
+    return Record(folder.name, results["kind"], settings, results)
 
 
 def is_ready(kind: str, folder: Path) -> bool:

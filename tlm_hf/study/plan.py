@@ -16,7 +16,6 @@ from ..runs.atomic_files import Json
 from .plan_file import Candidate, SizePlan
 
 GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
-LAST = 10_000  # round of the latency, which is measured alone on the machine
 EDGE_FACTOR = 3.0  # ratio of a rate beyond the edge of the grid to the rate at the edge
 
 
@@ -200,9 +199,8 @@ class Planner:
                 planned += [] if encoder is None else [(seed, encoder)]
                 planned += [(seed + place, run) for place, run in enumerate(runs.get(seed, []))]
                 waiting += 0 if runs else len(seeds)
-        planned.append((LAST, self.latency))
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
-        return {run.name: run for run in ordered}, waiting
+        return {run.name: run for run in [*ordered, self.latency]}, waiting  # it is measured alone on the machine
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:

@@ -55,16 +55,12 @@ class Scale:
 
     size: str
     seeds: int
+    deep: str
     deep_layers: int
     num_texts: int | None
     train_per_label: int
     pretraining_steps: int
     finetuning_epochs: float
-
-    @property
-    def deep(self) -> str:
-        """Name of the deep encoder."""
-        return f"bert-{self.deep_layers}"
 
     @property
     def encoders(self) -> dict[str, int]:
@@ -87,8 +83,8 @@ class Scale:
         return [f"{encoder}-{arm}-{seed}" for seed in range(1 if encoder == self.deep else self.seeds)]
 
 
-FULL = Scale("quickstart", 3, 6, None, 100, 300, 8.0)
-SMOKE = Scale("smoke", 1, 2, 500, 20, 16, 2.0)
+FULL = Scale("quickstart", 3, "bert-6", 6, None, 100, 300, 8.0)
+SMOKE = Scale("smoke", 1, "bert-2", 2, 500, 20, 16, 2.0)
 
 
 @dataclass
