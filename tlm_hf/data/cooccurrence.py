@@ -16,8 +16,7 @@ SMOOTHING = 0.75  # exponent of the contexts' counts: without it, rare contexts 
 CONTEXTS = 10_000  # the most frequent tokens serve as contexts, which bounds memory for large vocabularies
 TEXTS_AT_ONCE = 10_000
 PARAGRAPH_SHARE = 0.5  # of the columns
-WIDEST = 256
-"""Columns that are made of counts at most: the decomposition's cost grows with them, and wider rows gain little."""
+WIDEST = 256  # columns that are made of counts at most: the decomposition's cost grows, and wider rows gain little
 
 
 def count_rows(texts: Sequence[np.ndarray], vocab_size: int, width: int, special_ids: Sequence[int] = ()) -> np.ndarray:

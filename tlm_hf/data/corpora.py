@@ -35,10 +35,9 @@ def load_corpus(
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`, its place.
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
-    the other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped and
-    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
-    `validation_texts` are held out, of the source's validation split or a tenth of the corpus, the same for every seed
-    and size. Raises UserError for no such corpus or column, too few texts, or an option without use.
+    other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped, and
+    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. Held-out texts
+    (of the source's validation split or a tenth of the corpus) are the same for every seed and size. Raises UserError.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:

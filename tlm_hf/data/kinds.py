@@ -7,8 +7,7 @@ import numpy as np
 
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 
-KINDS = {"single": SINGLE, "multi": MULTI, "regression": REGRESSION}
-"""The `problem_type` of a model by the value of `--problem-type`."""
+KINDS = {"single": SINGLE, "multi": MULTI, "regression": REGRESSION}  # `problem_type` by `--problem-type`
 NAMES = {problem_type: name for name, problem_type in KINDS.items()}
 PAIR = "text_pair"
 VALUE = "value"  # name of a regression's only output

@@ -23,8 +23,7 @@ SET_LABEL = "correct it, or set --label-column"
 def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None = None) -> TaskSource:
     """The rows with a text and a label (not None, NaN, blank, or a ClassLabel's -1); `labels` are a known task's.
 
-    `problem_type` is one of `KINDS`, or None for a guess. The id of a row is its place, such as `train/17`. Raises
-    UserError for a column without text, unreadable labels, or too many missing.
+    `problem_type` is one of `KINDS`, or None for a guess. UserError for no text, unreadable labels, or many missing.
     """
     kind = KINDS["single" if labels else problem_type or "single"]
     if not labels and problem_type is None and isinstance(table.label_feature, datasets.List):

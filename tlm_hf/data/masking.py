@@ -11,9 +11,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-IGNORE_INDEX = -100
 ORDER_STREAM, MASK_STREAM, HELD_OUT_STREAM = 1, 2, 3
-SORT_WINDOW = 50
+IGNORE_INDEX, SORT_WINDOW = -100, 50  # batches of texts that are sorted by length together
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
@@ -24,11 +23,10 @@ def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
 class PretrainingSchedule(Dataset):
     """The sequence of texts that a training sees: pass after pass in seeded orders, exactly resumable.
 
-    Stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`), so its
-    own order, which may change when a run is resumed (transformers#11323), is not used. Each epoch holds as many whole
-    batches as there are texts for. `input_ids` are those of each text (arrays, lists, or a column of a data set),
-    `num_items` the length of the schedule (batch size x steps), `batch_size` the texts of an optimizer step over all
-    processes. With `group_by_length` the texts of 50 batches are sorted by length, and the batches shuffled.
+    Stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`), since
+    its own order may change when a run is resumed (transformers#11323). Each epoch holds whole batches. `input_ids` are
+    those of each text (arrays, lists, or a column of a data set), `num_items` is batch size x steps, `batch_size` the
+    texts of an optimizer step. With `group_by_length` the texts of 50 batches are sorted, and the batches shuffled.
     """
 
     def __init__(
@@ -69,9 +67,8 @@ class MaskingCollator:
 
     Masks of a row depend on seed, stream, `item` and the row's tokens only. Rows come from a `PretrainingSchedule`, or
     from any table with `input_ids` and `item` (another integer for each row), with `remove_unused_columns=False`.
-    Special tokens are never masked nor drawn. `stream` is MASK_STREAM in training, HELD_OUT_STREAM for the fixed masks
-    of evaluation. With `cls_weights`, float (vocabulary,), [CLS] also predicts one of the row's ordinary tokens, drawn
-    by weight (compare RetroMAE, arXiv 2205.12035, whose [CLS] predicts all of them).
+    `stream` is MASK_STREAM in training, HELD_OUT_STREAM for the fixed masks of evaluation. With `cls_weights`, float
+    (vocabulary,), [CLS] also predicts an ordinary token, drawn by weight (compare RetroMAE, arXiv 2205.12035).
     """
 
     def __init__(

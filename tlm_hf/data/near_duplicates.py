@@ -19,8 +19,7 @@ from .sources import describe_split, facts_of
 
 logger = logging.getLogger(__name__)
 
-SHINGLE_WORDS = 5
-NEAR_SHARE = 0.8
+SHINGLE_WORDS, NEAR_SHARE = 5, 0.8
 BATCH = 250  # training texts that are compared in one go
 
 _WORD = re.compile(r"[^\W_]+")

@@ -41,8 +41,7 @@ class TokenOverlap:
         overlap = TokenOverlap(AutoTokenizer.from_pretrained("bert-base-uncased"), max_length=128)
         print(overlap.compute(corpus_texts, task_texts).jensen_shannon_bits)
 
-    `min_count` is how often the corpus must have a token to cover it, `max_length` the tokens of each text that count,
-    special tokens included (None: all).
+    A token that the corpus has `min_count` times is covered; of each text `max_length` tokens count (None: all).
     """
 
     def __init__(

@@ -8,12 +8,11 @@ Scores are sums of integers (derivatives in units of 2^-20 bits), so the order o
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 from scipy.sparse import csr_matrix
-from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from .overlap import count_tokens, encode_texts, jensen_shannon_bits
@@ -74,15 +73,11 @@ def select_subsets(
 
 
 def overlap_subsets(
-    corpus: datasets.Dataset,
-    task_train: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    num_texts: int,
-    max_length: int | None = None,
+    corpus: datasets.Dataset, task: datasets.Dataset, tokenizer: Any, num_texts: int, max_length: int | None = None
 ) -> dict[str, datasets.Dataset]:
-    """The three subsets of a corpus (`text` and `id`), described by their facts; raises as `select_subsets`."""
+    """Three subsets of a corpus (`text`, `id`) by a training split, with their facts; raises as `select_subsets`."""
     texts, splits = list(corpus["text"]), {}
-    task_counts = count_tokens(encode_texts(list(task_train["text"]), tokenizer, max_length))
+    task_counts = count_tokens(encode_texts(list(task["text"]), tokenizer, max_length))
     subsets = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts)
     for kind, subset in subsets.items():
         rows = corpus.select_columns(["text", ID]).select(subset.indices)

@@ -18,8 +18,8 @@ def choose_rows(
     """Seeded rows of each split; with `train_seed` training rows are another draw from those not held out.
 
     Validation is a tenth of each class, at most 200, where the source has a test split, or with `tenth`; else 15%.
-    Without `every_class` a split may lack classes. What is left out is counted in `source.dropped`. Raises UserError
-    for fewer rows in a class than asked for (with `--shortfall take` a note), or none in a split.
+    What is left out is counted in `source.dropped`. UserError for fewer rows in a class than asked for (with
+    `--shortfall take` a note), or, with `every_class`, none in a split.
     """
     name, seed = arguments.task, arguments.task_seed
     if every_class and "train" not in source.rows:

@@ -59,13 +59,11 @@ KEYWORDS |= {"root": "data_root"}  # keywords of `load_task` with another name a
 def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **options: Any) -> datasets.DatasetDict:
     """Load a task as train, validation and test splits with `text`, `label` (ClassLabel with names) and `id`.
 
-    Splits that the source lacks come out of its training rows (`task_splits.choose_rows`). Rows depend on the texts and
-    the seed alone; fewer are a subset of more. Rows without text or label are left out, and those whose text is in
-    another split: test comes before validation before train. With `problem_type` multi the labels are lists of classes,
-    with regression numbers; pairs of texts have a column `text_pair`.
-
     `task` is its name, path or Hub name, or a table; `options` are the other fields of `TaskArguments`, those of
-    `KEYWORDS` by their short names. Raises UserError for what cannot be read, or an option without use.
+    `KEYWORDS` by their short names. Splits that the source lacks come out of its training rows. Rows depend on the
+    texts and the seed alone; fewer are a subset of more. Those without text or label are left out, and those whose text
+    is in another split. With `problem_type` multi the labels are lists of classes, with regression numbers; pairs of
+    texts have a column `text_pair`. Raises UserError for what cannot be read, or an option without use.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
     return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]

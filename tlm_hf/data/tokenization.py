@@ -21,8 +21,7 @@ from .sources import each_text
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 LARGEST_ALPHABET = 1000  # letters at most, unless more are needed; then as many as the vocabulary has room for
 RAREST_LETTERS = 1 / 2000
-MOST_FOREIGN_LETTERS = 1 / 200
-"""Share of letters outside a-z up to which a text is English-like (English Wikipedia: 1 in 3,700; German: 1 in 60)."""
+MOST_FOREIGN_LETTERS = 1 / 200  # outside a-z, for English-like text (English Wikipedia: 1 in 3,700; German: 1 in 60)
 logger = logging.getLogger(__name__)
 
 

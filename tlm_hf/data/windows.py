@@ -129,8 +129,8 @@ class Windows(Sequence[np.ndarray]):
     """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
 
     With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
-    `shortest` are joined in their order; without, the former are cut and the latter left out. `tokens` have no special
-    tokens; `lengths` are those of each window, int64 (windows,).
+    `shortest` are joined in their order; without, the former are cut and the latter left out. `lengths` are those of
+    the windows, int64 (windows,).
     """
 
     def __init__(

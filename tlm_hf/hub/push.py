@@ -23,9 +23,8 @@ def push(
 ) -> Json:
     """Bring the Hub to a staged and verified release; `dry_run` only says what would go up (`describe_changes`).
 
-    Every branch is compared with the Hub before the first write: where one must not be sent, nothing is. A repository
-    is at its old commit or at its new one, never between. UserError for a release that is not verified or not newer, or
-    that the Hub refuses, and, unless `overwrite`, for what others changed.
+    Where one branch must not be sent, nothing is. A repository is at its old commit or at its new one, never between.
+    UserError for a release that is not verified or not newer, and, unless `overwrite`, for what others changed.
     """
     staged = read_verified(output_dir)
     hub = hub or Hub()

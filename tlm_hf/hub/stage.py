@@ -29,11 +29,9 @@ from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
 from .verify import VERIFIED_FILE
 
-MEASURED = ".measured"
+MEASURED, ADAPTER_CONFIG, PLOT = ".measured", "adapter_config.json", "reliability.png"
 SPACE, DEMO = "tlm-demo", "demo"
 USAGE = "## How to run it"  # heading of the Space's README.md from which on it holds for every demonstration
-ADAPTER_CONFIG = "adapter_config.json"
-PLOT = "reliability.png"
 
 
 @dataclass(frozen=True)

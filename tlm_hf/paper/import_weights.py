@@ -37,14 +37,13 @@ TIED = {
 }
 """May be absent, since they are other tensors under a second name."""
 BUFFER = "bert.embeddings.position_ids"  # of older transformers; stock BERT does not read it either
+# Fields of their configuration: those that must be there, others that ours has too, and what all their models share.
 NEEDED = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings"
 COPIED = (
     "type_vocab_size problem_type hidden_dropout_prob attention_probs_dropout_prob classifier_dropout "
     "initializer_range layer_norm_eps"
 )
-"""Fields of their configuration that ours has too."""
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "tie_word_embeddings": True, "is_decoder": False}
-"""What the authors' models have in common."""
 
 
 @dataclass
@@ -115,10 +114,9 @@ def _open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
 
 
 def _build_model(folder: Path, fields: Json, tensors: Tensors, pad_token_id: int) -> tuple[PreTrainedModel, list[str]]:
-    """Our model of a checkpoint in float32 and evaluation mode, and what the user should know, a sentence each.
+    """Our model in float32 and evaluation mode, and notes for the user; UserError for tensors that no such model has.
 
-    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer. Raises UserError for tensors or a
-    configuration that the authors' models do not have: missing, extra or wrong-shaped, or a decoder that is not tied.
+    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer.
     """
     config = _build_config(folder, fields, tensors, pad_token_id)
     notes = _notes(fields, tensors, config)
