@@ -65,10 +65,7 @@ class Task:
 
 @dataclass
 class Demo:
-    """All that the page shows, and what it answers programs; `trouble` says what is missing.
-
-    With gradio[mcp] the four answers are tools for agents, described by their docstrings.
-    """
+    """All that the page shows, and answers programs and agents (by the docstrings); `trouble` says what is missing."""
 
     tasks: dict[str, Task] = field(default_factory=dict)
     encoders: list[Model] = field(default_factory=list)

@@ -269,8 +269,8 @@ def report_text(summary: Json, output: str) -> str:
     return "\n".join(lines)
 
 
-def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
-    """Bar chart of accuracy by model, one bar for each arm, every run as a dot; returns `path` (PNG)."""
+def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> None:
+    """Bar chart of accuracy by model (PNG), one bar for each arm, every run as a dot."""
     models, baseline = [row for row in rows if row.pretrained], rows[-1]
     arms = (-0.18, "from scratch", "scratch", "#9aa5b1"), (0.18, "pre-trained", "pretrained", "#2f6db5")
     gap, chance = 100 * (rows[0].gap or 0), 1 / len(TASK_LIBRARIES)
@@ -289,4 +289,3 @@ def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> Path:
         axes.set_xticks(range(len(models)), [textwrap.fill(row.model, 16) for row in models])
         axes.set_ylim(0, 1.25 * max(value for row in rows for value in row.scratch + row.pretrained))
         axes.legend(frameon=False, loc="upper left", ncols=4, fontsize=8)
-    return path

@@ -69,17 +69,13 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan that can be named, fine-tunings `waiting` for a rate, and the records by name."""
+    """The runs of a plan that can be named, those `missing` in order, fine-tunings `waiting` for a rate, the records."""
 
     planner: Planner
     runs: dict[str, StudyRun]
     waiting: int
     records: dict[str, Record]
-
-    @property
-    def missing(self) -> list[StudyRun]:
-        """Runs without a record, in the order in which they are to be done."""
-        return [run for name, run in self.runs.items() if name not in self.records]
+    missing: list[StudyRun]
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
@@ -89,7 +85,8 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     tuned = [record for record in records.values() if record.kind == "finetune"]
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
     runs, waiting = planner.expand()
-    return State(planner, runs, waiting, {name: records[name] for name in runs if name in records})
+    missing = [run for name, run in runs.items() if name not in records]
+    return State(planner, runs, waiting, {name: records[name] for name in runs if name in records}, missing)
 
 
 def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
