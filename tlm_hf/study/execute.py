@@ -53,7 +53,7 @@ class Record:
 
 
 def execute(kind: str, settings: Json, output_dir: str, records: str, data_root: str | None, command: str) -> Json:
-    """Do a run in its work folder, beside the others', and write its record unless only its weights were needed again."""
+    """Do a run in its work folder, beside others', and write its record unless only its weights were needed again."""
     started, folder = provenance(), Path(output_dir)
     record = Path(records) / folder.name
     found = EXECUTORS[kind](settings, folder, data_root)

@@ -69,7 +69,7 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan that can be named, those `missing` in order, fine-tunings `waiting` for a rate, the records."""
+    """The runs of a plan that can be named, those `missing` in order, how many wait for a rate, and the records."""
 
     planner: Planner
     runs: dict[str, StudyRun]
