@@ -15,7 +15,7 @@ import numpy as np
 from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
-from tlm_hf.evaluation.linear_models import choose_linear, sentence_baseline, tfidf_baseline
+from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, sentence_baseline
 from tlm_hf.runs.atomic_files import Json, read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
@@ -62,7 +62,7 @@ def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
     tokenizer = load_tokenizer(model_folder(COUNTED))
     means = text_means(tokenizer, word_vectors(tokenizer, [COUNTED]))
     counted = choose_linear({split: means(task[split]["text"][:]) for split in task}, task)
-    baselines = {"TF-IDF": tfidf_baseline(task, with_logits=True), "MiniLM": sentence_baseline(task)}
+    baselines = {"TF-IDF": fit_tfidf(task)[0], "MiniLM": sentence_baseline(task)}
     for side, found in (baselines | {"count vectors": counted}).items():
         answers[side] = Answers((found["logits"]["test"].argmax(-1) == labels)[None].astype(float))
     rows = []

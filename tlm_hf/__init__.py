@@ -110,11 +110,11 @@ def _register() -> None:
     for kind in ("tlm", "committee", "frozen"):
         auto_map = importlib.import_module(f".models.configuration_{kind}", __name__).AUTO_MAP
         for auto, place in auto_map.items():
-            of_configuration = auto == "AutoConfig"
-            if configurations if of_configuration else models:
+            is_ready = configurations if auto == "AutoConfig" else models
+            if is_ready:
                 module, _, name = place.partition(".")
                 ours = getattr(importlib.import_module(f".models.{module}", __name__), name)
-                key = ours.model_type if of_configuration else ours.config_class
+                key = ours.model_type if auto == "AutoConfig" else ours.config_class
                 getattr(transformers, auto).register(key, ours, exist_ok=True)
 
 

@@ -74,8 +74,9 @@ def is_uncased(folder: Path) -> bool:
 
 def duration(seconds: float) -> str:
     """Wall-clock time in words, such as `12.3 minutes`."""
-    unit, words = (1, "seconds") if seconds < 60 else (60, "minutes") if seconds < 3600 else (3600, "hours")
-    return f"{seconds / unit:.1f} {words}"
+    if seconds < 60:
+        return f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def card_template(kind: str, form: str = "md") -> Template:

@@ -128,7 +128,6 @@ def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:
 
 find_architecture = partial(_find, ARCHITECTURES, "recipe")
 find_size = partial(_find, SIZES, "size")
-find_schedule = partial(_find, PRETRAINING_SCHEDULES, "schedule")
 
 
 def build_config(

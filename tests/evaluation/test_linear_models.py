@@ -28,7 +28,7 @@ def test_the_frozen_encoder_is_scikit_learn_on_its_vectors(task):
 
 def test_words_and_letters_are_tuned_on_validation_alone(task, monkeypatch):
     monkeypatch.setattr(baselines, "CLASSIFIERS", {"LinearSVC": baselines.CLASSIFIERS["LinearSVC"]})
-    found = baselines.tfidf_baseline(task, with_logits=True)
+    found = baselines.fit_tfidf(task)[0]
     texts = {split: task[split]["text"][:] for split in task}
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=1, sublinear_tf=True).fit(texts["train"])
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(texts["train"])
@@ -53,6 +53,6 @@ def test_a_best_regularisation_at_the_edge_is_followed():
 
 def test_two_classes_have_two_logits(task):
     two = task.filter(lambda row: row["label"] < 2)
-    found = baselines.tfidf_baseline(two, with_logits=True)
+    found = baselines.fit_tfidf(two)[0]
     assert found["logits"]["test"].shape == (len(two["test"]), 2)
     assert found["accuracy"] == (found["logits"]["test"].argmax(-1) == np.array(two["test"]["label"][:])).mean()

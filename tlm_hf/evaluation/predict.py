@@ -174,7 +174,9 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
         doubts = {name: each.tolist() for name, each in uncertainty(members, problem_type).items()}
         logits = combine(members, config.combination, config.temperature, problem_type).numpy()
     logits = logits.astype("float64")
-    values = expit(logits) if problem_type == MULTI else logits if problem_type == REGRESSION else softmax(logits, -1)
+    values = logits
+    if problem_type != REGRESSION:
+        values = expit(logits) if problem_type == MULTI else softmax(logits, axis=-1)
     least = getattr(config, "threshold", 0.5) if threshold is None else threshold
     answers = []
     for index, row in enumerate(values):

@@ -78,7 +78,10 @@ def uncertainty(member_logits: Tensor, problem_type: str | None = SINGLE) -> dic
 
 
 def loss_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
-    """Mean loss of logits (batch, num_labels); ValueError for labels other than ids (batch,), 0. and 1., or numbers."""
+    """Mean loss of logits (batch, num_labels); raises ValueError for labels that are not of the problem's type.
+
+    Labels are class ids (batch,), or 0. and 1. (batch, num_labels) for several a text, or numbers (batch,).
+    """
     several, shape = problem_type == MULTI, tuple(labels.shape)
     floating = several or problem_type == REGRESSION
     if shape != (tuple(logits.shape) if several else (len(logits),)) or labels.is_floating_point() != floating:

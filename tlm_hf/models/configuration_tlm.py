@@ -71,7 +71,8 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
     use_fast_path: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.intermediate_size = 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:

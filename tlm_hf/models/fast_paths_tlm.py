@@ -69,10 +69,11 @@ def is_plain(module: nn.Module, kind: type[nn.Module] = nn.Linear) -> bool:
 
 def is_absorbed(attention: Any, queries: int, length: int) -> bool:
     """Whether `absorbed_attention` is possible and needs fewer multiply-adds than projecting keys and values."""
+    if not (is_plain(attention.key) and is_plain(attention.value)):
+        return False
     hidden = attention.key.in_features
     absorbed = queries * hidden * (hidden + hidden // attention.head_size * length)
-    projected = length * hidden * (hidden + queries)
-    return is_plain(attention.key) and is_plain(attention.value) and absorbed < projected
+    return absorbed < length * hidden * (hidden + queries)
 
 
 def is_ragged(attention: Any, hidden_states: Tensor, queries: Queries) -> bool:

@@ -9,7 +9,7 @@ committee's calibrated probability and `pipeline("text-classification")` shows i
 import copy
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from .joining_committee import check_member, check_tokenizers, in_label_order, o
 from .lexical_committee import LexicalTable
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
 from .modeling_tlm import TLMForSequenceClassification, TLMPreTrainedModel
+
+Member: TypeAlias = str | os.PathLike | PreTrainedModel
 
 
 class CommitteePreTrainedModel(TLMPreTrainedModel):  # trf-ignore: TRF057
@@ -50,7 +52,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
     @classmethod
     def from_members(
-        cls, members: Iterable[Any], temperature: float = 1.0, combination: str = "probabilities", **kwargs: Any
+        cls, members: Iterable[Member], temperature: float = 1.0, combination: str = "probabilities", **kwargs: Any
     ) -> "CommitteeForSequenceClassification":
         """Join fine-tuned classifiers into a committee, in evaluation mode; it shares the weights of models passed in.
 

@@ -134,8 +134,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
     ) -> CommitteeOutput:
         """Classify texts as the committee does; raises ValueError for inputs that only the committee itself answers.
 
-        Each row of `input_ids` starts with [CLS] and is padded on the right; `token_type_ids` other than 0 need tables
-        frozen with token types; `labels` are as `loss_of` says.
+        `input_ids` are int64 (batch, sequence), each row starting with [CLS] and padded on the right; `token_type_ids`
+        other than 0 need tables frozen with token types; `labels` are as `loss_of` says.
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
         states = self._norm(self.attention_output(self._pool(input_ids, attention_mask, token_type_ids)))
@@ -202,7 +202,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
                 values = values[..., :-8] * step + least
             return (weights[:, :, None] @ values.to(weights.dtype)).squeeze(2)
         if int8:
-            bag, starts = torch.ops.quantized.embedding_bag_byte_rowwise_offsets, torch.arange(0, rows.numel(), length)
+            starts = torch.arange(0, rows.numel(), length)
+            bag = torch.ops.quantized.embedding_bag_byte_rowwise_offsets
             sums = bag(stored, rows.flatten(), starts, per_sample_weights=weights.flatten())
         else:
             parts = weights.flatten(0, 1).to(stored.dtype)

@@ -31,10 +31,10 @@ class CardMixin:
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `PreTrainedModel.save_pretrained`, with a card unless the folder is hidden (a part of a training run)."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-        *_, parent, name = ("", *Path(save_directory).absolute().parts)
-        hidden = parent.startswith(".") or name.startswith(".")
+        parts = Path(save_directory).absolute().parts
+        hidden = any(part.startswith(".") for part in parts[-2:])
         if not hidden and (args[0] if args else kwargs.get("is_main_process", True)):
-            self._write_card(save_directory, name)
+            self._write_card(save_directory, parts[-1])
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """What `push_to_hub` calls in the end, with the repository's own card or the template in the folder."""

@@ -57,7 +57,8 @@ def find_damage(folder: Path) -> str | None:
         return f"{MANIFEST} or another file cannot be read"
     if manifest.get("step") != step_of(folder):
         return f"{MANIFEST} is of another step"
-    changed = sorted({name for name, _ in manifest.get("files", {}).items() ^ files.items()})
+    recorded = manifest.get("files", {})
+    changed = [name for name in sorted(recorded.keys() | files.keys()) if recorded.get(name) != files.get(name)]
     return f"missing, added or changed: {', '.join(changed)}" if changed else None
 
 

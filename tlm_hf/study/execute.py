@@ -23,7 +23,7 @@ from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.latency import alternating_medians
-from ..evaluation.linear_models import sentence_baseline, tfidf_baseline
+from ..evaluation.linear_models import fit_tfidf, sentence_baseline
 from ..evaluation.scoring import pack_logits
 from ..hub.manifest import training_seconds
 from ..models.modeling_committee import CommitteeForSequenceClassification
@@ -195,7 +195,7 @@ EXECUTORS: dict[str, Callable[[Json, Path, str | None], Json]] = {
     "subsets": _subsets,
     "pretrain": _pretrain,
     "finetune": _finetune,
-    "linear": partial(_baseline, partial(tfidf_baseline, with_logits=True)),
+    "linear": partial(_baseline, lambda task: fit_tfidf(task)[0]),
     "minilm": partial(_baseline, sentence_baseline),
     "latency": _latency,
 }

@@ -18,7 +18,7 @@ from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import check_range
 from ..evaluation.classifier_facts import measure_classifier
 from ..evaluation.latency import Watch, classifier_latency
-from ..evaluation.linear_models import tfidf_baseline
+from ..evaluation.linear_models import fit_tfidf
 from ..hub.demo_data import DemoArguments, make_demo
 from ..hub.stage import stage_model
 from ..loading import load_classifier, weights_hash
@@ -130,7 +130,7 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     results |= run_jobs(finetuning, workers, "3 of 5: fine-tuning")
     results |= run_jobs(joining, workers, "4 of 5: committees")
     logger.info("5 of 5: baseline, latency and release folders ...")
-    baseline = tfidf_baseline(task)
+    baseline, _ = fit_tfidf(task)
     folders = {"bert-1": "classifiers/bert-1-0-pretrained-0", "committee": "committees/committee-pretrained-0"}
     folders[scale.deep] = f"classifiers/{scale.deep}-pretrained-0"
     models = {name: load_classifier(f"{output}/{folder}") for name, folder in folders.items()}

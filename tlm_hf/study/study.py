@@ -13,7 +13,7 @@ from ..data.sources import data_root
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.linear_models import SENTENCE_ENCODER
 from ..option_fields import option
-from ..recipes import build_config, find_schedule
+from ..recipes import PRETRAINING_SCHEDULES, build_config
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
@@ -99,7 +99,7 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
     if run.kind == "pretrain":
         steps, outputs = settings["max_steps"], config.vocab_size
-        scored = round(find_schedule("tlm").mlm_probability * length)  # positions that last layer and head see
+        scored = round(PRETRAINING_SCHEDULES["tlm"].mlm_probability * length)  # positions that last layer and head see
     else:
         texts = MANY_LABELS * settings["task_options"].get("train_per_label", 1000)
         steps = alike[-1]["steps"] if alike else round(settings["num_train_epochs"] * texts / BATCH_SIZE)

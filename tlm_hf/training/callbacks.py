@@ -103,7 +103,8 @@ class LogRows(TrainerCallback):
             seconds = int((state.max_steps - state.global_step) * speed["seconds"] / speed["steps"])
             cells += [f"{speed['tokens_per_second'] * args.world_size:,.0f}", str(datetime.timedelta(seconds=seconds))]
         titles = ["step", *(name if "loss" in name else name.split("_")[-1] for name in self.columns)]
-        for row in [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]:
+        rows = [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]
+        for row in rows:
             logger.info("".join(f"{cell:>10}" for cell in row).rstrip())
         self._titled = True
 
@@ -133,7 +134,8 @@ class Patience(TrainerCallback):
     def end_again(self, checkpoint: Path, args: TrainingArguments) -> None:
         """Let a training that it had ended train no further from its last checkpoint."""
         state = TrainerState.load_from_json(str(checkpoint / STATE_FILE))
-        args.max_steps = state.global_step if self._is_over(state) else args.max_steps
+        if self._is_over(state):
+            args.max_steps = state.global_step
 
     def _is_over(self, state: TrainerState) -> bool:
         per_step = (state.epoch or 0.0) / max(1, state.global_step)

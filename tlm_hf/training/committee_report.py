@@ -161,9 +161,12 @@ def notes(results: Json) -> dict[str, list[str]]:
         about.append(results["time_budget"])
     points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])
     gain, metric = Interval(**curve["gain"]), METRICS[curve["metric"]]
-    more = "That is within chance, so these test rows cannot tell whether more labels would help."
-    if gain.low > 0 or 100 * gain.high < HELPFUL:
-        more = "More labels would help." if gain.low > 0 else "More labels of the same kind would help little."
+    if gain.low > 0:
+        more = "More labels would help."
+    elif 100 * gain.high < HELPFUL:
+        more = "More labels of the same kind would help little."
+    else:
+        more = "That is within chance, so these test rows cannot tell whether more labels would help."
     advice = [
         results["recommendation"],
         f"{metric[0].upper()}{metric[1:]} by training rows, of the committee's linear part alone: {points}. "

@@ -131,7 +131,8 @@ def fit_to_budget(
             left = seconds - (now - started) - (now - tried)
             members, passes = fit_members(left, around, one_pass, *asked, workers)
             write_json(record, {"members": members, "passes": passes})
-        members, passes = (read_json(record)[name] for name in ("members", "passes"))
+        decided = read_json(record)
+        members, passes = decided["members"], decided["passes"]
         options["models"], options["num_train_epochs"] = options["models"][:members], passes
         of_members = f"{members} of {asked[1]} members, {passes:g} of {asked[0]:g} passes"
         sentence = f"Time budget {budget}: {of_members} over the training rows."

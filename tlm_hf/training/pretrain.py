@@ -203,13 +203,14 @@ class _Pretraining:
         set_seed(seed)
         model = self._build_model()
         cls_weights = np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None
-        texts = (self.texts, steps * self.batch_size, self.batch_size, seed, schedule.group_by_length)
+        count = steps * self.batch_size
+        items = PretrainingSchedule(self.texts, count, self.batch_size, seed, schedule.group_by_length)
         trainer = RunTrainer(
             rate=None if schedule.parts is None else schedule.factor,
             decays_everything=schedule.decays_everything,
             model=model,
             args=arguments,
-            train_dataset=PretrainingSchedule(*texts),
+            train_dataset=items,
             eval_dataset=[],  # evaluation is the scorer's
             data_collator=MaskingCollator(self.tokenizer, schedule.mlm_probability, seed, cls_weights=cls_weights),
             processing_class=self.tokenizer,
