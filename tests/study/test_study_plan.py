@@ -45,6 +45,7 @@ def test_every_need_of_a_run_is_named_before_it(size, expand):
         seen.add(name)
 
 
+LONGER = {"longer": {"members": 2, "pretraining": {"max_steps": 40}}}
 RATES = [{"learning_rate": rate} for rate in (1e-4, 3e-4, 1e-3)]
 
 
@@ -112,7 +113,7 @@ def test_a_changed_setting_renames_what_hangs_on_it_and_nothing_else(expand):
 
 
 def test_members_with_more_steps_leave_every_other_run_its_name(expand):
-    before, after = (expand(committee={"longer": longer}) for longer in (None, {"max_steps": 40, "members": 2}))
+    before, after = (expand(committee={"variants": each}) for each in ({}, LONGER))
     assert set(before.runs) < set(after.runs)
     new = [run for name, run in after.runs.items() if name not in before.runs]
     pretrainings = [run.settings for run in new if run.kind == "pretrain"]
@@ -160,7 +161,7 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1: "),
         ("committee", {"members": {"bert-1": 40}}, "committee.members.bert-1: "),
         ("committee", {"longr": {"max_steps": 64, "members": 1}}, "committee.longr"),
-        ("committee", {"longer": {"members": 1}}, "committee.longer.max_steps: Field required"),
+        ("committee", {"variants": {"more": {"members": 1}}}, "committee.variants.more.pretraining: Field required"),
         ("finetuning", {"bert-1": TUNING | {"pretrained": [{"lr": 1.0}]}}, "pretrained.0.lr"),
         ("finetuning", {"bert-1": TUNING | {"pretrained": [{"learning_rate": "1e-3"}]}}, "'1e-3'.*write 1.0e-3"),
     ],

@@ -80,12 +80,12 @@ def test_a_record_has_no_path_of_this_machine(study):
 
 def test_the_report_is_equal_the_second_time(study):
     write_report(arguments(study))
-    files = ("REPORT.md", "rows.json", "gap.png", "corpus_size.png", "committee.png")
+    files = ("REPORT.md", "rows.json", "gap.png", "corpus_size.png", "committee.png", "labels.png")
     before = {name: (study / "results" / name).read_bytes() for name in files}
     write_report(arguments(study))
     assert before == {name: (study / "results" / name).read_bytes() for name in files}
     rows = json.loads((study / "results" / "rows.json").read_text())["rows"]
-    assert {row["finding"] for row in rows} == {"gap", "corpus_size", "overlap", "committee", "baselines"}
+    assert {row["finding"] for row in rows} == {"gap", "corpus_size", "overlap", "committee", "labels", "baselines"}
     for row in rows:
         assert row["low"] - 1e-9 <= row["estimate"] <= row["high"] + 1e-9, row
 
@@ -94,7 +94,8 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     found = write_report(arguments(study))["rows"]
     name = "committee of bert-1 of 6 steps"
     rows = {(row["x"], row["measure"]): row["estimate"] for row in found if row["model"] == name}
-    tuned = [record for record in finetunings(study) if record.settings["encoder"] is not None]
+    whole = [each for each in finetunings(study) if each.settings["task_options"]["train_per_label"] == 8]
+    tuned = [record for record in whole if record.settings["encoder"] is not None]
     tuned = [record for record in tuned if record.settings["seed"] % 2 == 0]  # the first of two of each encoder
     (rate,) = {record.settings["learning_rate"] for record in tuned if record.settings["seed"] > 0}
     probabilities = {"4": [], "6": []}
@@ -116,10 +117,26 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     pairs = np.mean([right(pair) for pair in combinations(four, 2)])
     assert rows[2, "difference from as many bert-1"] == pytest.approx(right(six) - pairs, abs=2e-6)
     assert rows[2, "difference from 3 bert-1"] == pytest.approx(right(six) - right(four), abs=2e-6)
-    (gap,) = [row for row in found if (row["model"], row["measure"]) == ("bert-1 of 6 steps", "gap")]
-    scratch = [r.results["test"]["accuracy"] for r in finetunings(study) if r.settings["encoder"] is None]
+    (gap,) = [row for row in found if (row["model"], row["x"], row["measure"]) == ("bert-1 of 6 steps", None, "gap")]
+    scratch = [r.results["test"]["accuracy"] for r in whole if r.settings["encoder"] is None]
     assert gap["estimate"] == pytest.approx(rows[1, "accuracy"] - np.mean(scratch), abs=2e-6)
     assert gap["runs"] == [2, 2]
+
+
+def test_the_gap_by_labels_is_that_of_their_runs(study):
+    accuracies = {}
+    for record in finetunings(study):
+        if record.settings["task_options"]["train_per_label"] == 4:
+            stored = read_logits(study, record.name)
+            name = re.sub(r".*-(\d)-steps.*", r"\1 steps", str(record.settings["encoder"]))
+            accuracies[name] = (unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"]).mean()
+    scratch, short, long = (accuracies.pop(name) for name in ("None", "4 steps", "6 steps"))
+    assert not accuracies
+    rows = [row for row in write_report(arguments(study))["rows"] if row["finding"] == "labels" and row["x"] == 4]
+    gaps = {row["model"]: row["estimate"] for row in rows if row["measure"] == "gap"}
+    assert gaps == pytest.approx({"bert-1": short - scratch, "bert-1 of 6 steps": long - scratch}, abs=1e-6)
+    some = show_plan(arguments(study, findings=["labels"]))
+    assert some["runs"] < show_plan(arguments(study))["runs"]
 
 
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):

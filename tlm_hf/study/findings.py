@@ -19,7 +19,7 @@ from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
 from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, slope
 from .execute import Record
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner, Point, StudyRun
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
 
 NOT_WORSE = 0.01
@@ -86,6 +86,7 @@ class Findings:
         rows += [row for task in tasks for row in self.corpus_size(task, right[task])]
         rows += self.overlap(right)
         rows += [row for task in tasks for row in self.committee(task, points[task])]
+        rows += [row for task in tasks for row in self.labels(task, right[task])]
         baselines = [(task, *each) for task in tasks for each in self._baselines(task).items()]
         rows += [make_row(BASELINES, task, name, None, "accuracy", accuracy(side)) for task, name, side in baselines]
         return rows
@@ -151,6 +152,15 @@ class Findings:
                 rise = slope(np.log2(list(points)), [_stack(found, common).right for found in points.values()])
                 yield make_row(CORPUS_SIZE, task, model, "slope", "gap per doubling", rise)
 
+    def labels(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
+        """Finding e: accuracies, and the gap, by the number of labels of a class; each seed draws its own texts."""
+        for (finding, model, count), found in right.items():
+            if finding == LABELS and found:
+                yield make_row(LABELS, task, model, count, "accuracy", accuracy(_stack(found)))
+                scratch = right[LABELS, "scratch", count]
+                if model != "scratch" and scratch:
+                    yield make_row(LABELS, task, model, count, "gap", difference(_stack(found), _stack(scratch)))
+
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
         record, shallow = self.records.get(self.planner.subsets.name), self.plan.shallow
@@ -210,7 +220,7 @@ class Findings:
 
     def _committees(self, points: Mapping[Any, Point]) -> Iterator[Committees]:
         """Plain ones first; single members of other recipes, mixed, of more steps, from scratch, deep, one encoder."""
-        shallow, reference, longer = self.plan.shallow, self.plan.committee.reference, self.plan.longer_name
+        shallow, reference = self.plan.shallow, self.plan.committee.reference
         runs = {(model, x): self.planner.runs(point) for (_, model, x), point in points.items()}
         first = {key: [several[0] for several in by_seed.values()] for key, by_seed in runs.items()}
         members = {shallow: first[shallow, "pretrained"]}
@@ -229,8 +239,8 @@ class Findings:
             cost = sum(sum(self._cost(members[recipe])) for recipe in answers)
             name, kinds = f"mixed: one each of {', '.join(answers)}", len(answers)
             yield Committees(name, "mixed", {kinds: right}, {kinds: cost})
-        if longer:
-            yield self._alike(f"committee of {longer}", shallow, first[longer, "pretrained"])
+        for variant in self.plan.committee.variants:
+            yield self._alike(f"committee of {variant}", shallow, first[variant, "pretrained"])
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])
         if reference != shallow:
             yield self._alike(f"committee of {reference}", None, first[reference, "pretrained"])

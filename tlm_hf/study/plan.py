@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -15,7 +15,8 @@ from ..recipes import find_size
 from ..runs.atomic_files import Json
 from .plan_file import Candidate, SizePlan
 
-GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES = "gap", "corpus_size", "overlap", "committee", "baselines"
+GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, LABELS = FINDINGS = "gap", "corpus_size", "overlap", "committee", "labels"
+BASELINES = "baselines"
 EDGE_FACTOR = 3.0  # ratio of a rate beyond the edge of the grid to the rate at the edge
 
 
@@ -45,11 +46,12 @@ class Point:
     x: Any
     recipe: str
     encoders: Mapping[int, tuple[StudyRun | None, list[int]]]
+    train_per_label: int | None = None  # in place of the task's
 
     @property
     def arm(self) -> str:
         """`pretrained` or `scratch`."""
-        return "scratch" if self.x == "scratch" else "pretrained"
+        return "scratch" if any(encoder is None for encoder, _ in self.encoders.values()) else "pretrained"
 
 
 class Planner:
@@ -65,7 +67,7 @@ class Planner:
         settings = {**shared, "corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts}
         settings |= {"tasks": plan.tasks, "tokenizer": self.tokenizer.name}
         self.subsets = StudyRun("subsets", "subsets", settings, (self.tokenizer,))
-        options = plan.committee.model_dump(exclude={"longer"})  # pre-training steps change nothing of the time
+        options = plan.committee.model_dump(exclude={"variants"})  # pre-training changes nothing of the time
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
 
     def baselines(self, task: str) -> list[StudyRun]:
@@ -90,19 +92,29 @@ class Planner:
         label = f"pretrain-{recipe}-{texts}-{settings['max_steps']}-steps-{seed}"
         return StudyRun("pretrain", label, settings, tuple(needs))
 
-    def finetuning(self, recipe: str, task: str, encoder: StudyRun | None, seed: int, candidate: Candidate) -> StudyRun:
+    def finetuning(
+        self,
+        recipe: str,
+        task: str,
+        encoder: StudyRun | None,
+        seed: int,
+        candidate: Candidate,
+        train_per_label: int | None = None,
+    ) -> StudyRun:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
         tuning = self.plan.finetuning[recipe]
         epochs = tuning.num_train_epochs
         settings: Json = {"recipe": recipe, "size": self.plan.recipe_size, "task": task, "seed": seed}
-        settings |= {"task_options": self.task_options(task, seed), "tokenizer": self.tokenizer.name}
+        fewer = {} if train_per_label is None else {"train_per_label": train_per_label}
+        settings |= {"task_options": self.task_options(task, seed) | fewer, "tokenizer": self.tokenizer.name}
         settings |= {"encoder": None if encoder is None else encoder.name}
         settings |= {"num_train_epochs": epochs if epochs % 1 else int(epochs)}  # 8 and 8.0 are one run
         settings |= {} if tuning.patience is None else {"patience": tuning.patience}
         settings |= candidate.model_dump(exclude_none=True)
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
-        return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}", settings, needs)
+        label = f"{task}-{recipe}-{arm}-{seed}" + "".join(f"-{count}-labels" for count in fewer.values())
+        return StudyRun("finetune", label, settings, needs)
 
     def candidates(self, recipe: str, task: str, arm: str) -> dict[Candidate, list[StudyRun]]:
         """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
@@ -143,16 +155,19 @@ class Planner:
         if candidate is None:
             return {}
         return {
-            key: [self.finetuning(point.recipe, point.task, encoder, seed, candidate) for seed in seeds]
+            key: [
+                self.finetuning(point.recipe, point.task, encoder, seed, candidate, point.train_per_label)
+                for seed in seeds
+            ]
             for key, (encoder, seeds) in point.encoders.items()
         }
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
-        """Encoders of a recipe or `longer_name` on the whole corpus by seed, with their own fine-tuning seeds."""
-        plan, longer, changes = self.plan, self.plan.committee.longer, dict[str, Any]()
+        """Encoders of a recipe or variant on the whole corpus by seed, with their own fine-tuning seeds."""
+        plan, variant, changes = self.plan, self.plan.committee.variants.get(model), dict[str, Any]()
         members, several, n = plan.committee.members.get(model, 0), 0, plan.finetuning_seeds
-        if longer is not None and model == plan.longer_name:
-            model, members, changes = plan.shallow, longer.members, {"max_steps": longer.max_steps}
+        if variant is not None:
+            model, members, changes = plan.shallow, variant.members, variant.pretraining
         elif model in plan.gap_models:
             several = plan.pretraining_seeds
         tuned = {
@@ -162,16 +177,16 @@ class Planner:
 
     def points(self, task: str) -> Iterator[Point]:
         """The points of all findings on a task."""
-        plan, shallow = self.plan, self.plan.shallow
-        scratch = range(plan.pretraining_seeds * plan.finetuning_seeds)
+        plan, shallow, n = self.plan, self.plan.shallow, self.plan.finetuning_seeds
+        scratch = range(plan.pretraining_seeds * n)
         for model in plan.gap_models:
-            recipe = shallow if model == plan.longer_name else model
+            recipe = shallow if model in plan.committee.variants else model
             yield Point(GAP, task, model, "scratch", recipe, {seed: (None, [seed]) for seed in scratch})
             yield Point(GAP, task, model, "pretrained", recipe, self.encoders(model))
         for recipe in plan.committee.members:
             if recipe not in plan.gap_models:
                 yield Point(COMMITTEE, task, recipe, "members", recipe, self.encoders(recipe))
-        seeds = {p: [p * plan.finetuning_seeds] for p in range(plan.pretraining_seeds)}
+        seeds = {p: [p * n] for p in range(plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
             of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
@@ -182,15 +197,22 @@ class Planner:
             subset, steps = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}", plan.overlap.max_steps
             encoders = {p: (self.pretraining(shallow, p, subset, max_steps=steps), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
+        for count in plan.labels.train_per_label if plan.labels else ():
+            for model in [shallow, *plan.committee.variants]:
+                encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}
+                yield Point(LABELS, task, model, count, shallow, encoders, count)
+            yield Point(LABELS, task, "scratch", count, shallow, {p: (None, seeds[p]) for p in seeds}, count)
 
-    def expand(self) -> tuple[dict[str, StudyRun], int]:
-        """The runs that can be named now, and how many fine-tunings wait for a rate.
+    def expand(self, findings: Collection[str] = ()) -> tuple[dict[str, StudyRun], int]:
+        """The runs of some findings (default: all) that can be named now, and how many fine-tunings wait for a rate.
 
         They are in the order in which they are to be done: low seeds first, so that a study that stops early has some
         of every finding.
         """
-        planned, waiting = [(0, run) for task in self.plan.tasks for run in self.baselines(task)], 0
-        for point in [point for task in self.plan.tasks for point in self.points(task)]:
+        compared = not findings or GAP in findings or COMMITTEE in findings  # with baselines and by latency
+        planned, waiting = [(0, run) for task in self.plan.tasks for run in self.baselines(task) if compared], 0
+        points = [point for task in self.plan.tasks for point in self.points(task)]
+        for point in [point for point in points if not findings or point.finding in findings]:
             candidates = self.candidates(point.recipe, point.task, point.arm)
             if len(candidates) > 1:  # first of all: further runs wait for the choice
                 planned += [(0, run) for tries in candidates.values() for run in tries]
@@ -200,7 +222,8 @@ class Planner:
                 planned += [(seed + place, run) for place, run in enumerate(runs.get(seed, []))]
                 waiting += 0 if runs else len(seeds)
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
-        return {run.name: run for run in [*ordered, self.latency]}, waiting  # it is measured alone on the machine
+        ordered += [self.latency] if compared else []  # it is measured alone on the machine
+        return {run.name: run for run in ordered}, waiting
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:

@@ -73,11 +73,17 @@ class OverlapPlan(Section):
     max_steps: Count
 
 
-class LongerPlan(Section):
-    """Members of the first recipe with more pre-training steps."""
+class LabelsPlan(Section):
+    """Finding e."""
 
-    max_steps: Count
+    train_per_label: list[Count] = Field(min_length=1)
+
+
+class VariantPlan(Section):
+    """Members of the first recipe that are pre-trained in another way: options of `tlm pretrain` beside its own."""
+
     members: Count
+    pretraining: Json
 
 
 class CommitteePlan(Section):
@@ -87,7 +93,7 @@ class CommitteePlan(Section):
     reference: str
     counts: list[Count] = Field(min_length=1)
     batch_size: list[Count] = Field(min_length=1)
-    longer: LongerPlan | None = None
+    variants: dict[str, VariantPlan] = {}
 
 
 class SizePlan(Section):
@@ -106,6 +112,7 @@ class SizePlan(Section):
     corpus_size: CorpusSizePlan
     overlap: OverlapPlan
     committee: CommitteePlan
+    labels: LabelsPlan | None = None
     baselines: list[Literal["linear", "minilm"]] = ["linear"]
 
     @property
@@ -114,15 +121,9 @@ class SizePlan(Section):
         return next(iter(self.committee.members))
 
     @property
-    def longer_name(self) -> str:
-        """`bert-1 of 24,000 steps`; empty where the plan has none."""
-        longer = self.committee.longer
-        return "" if longer is None else f"{self.shallow} of {longer.max_steps:,} steps"
-
-    @property
     def gap_models(self) -> list[str]:
-        """Models of finding a: shallow, deep, and shallow with more steps."""
-        return list(filter(None, dict.fromkeys([self.shallow, self.committee.reference, self.longer_name])))
+        """Models of finding a: shallow, deep, and shallow pre-trained in other ways."""
+        return list(dict.fromkeys([self.shallow, self.committee.reference, *self.committee.variants]))
 
     @model_validator(mode="after")
     def check(self) -> "SizePlan":
@@ -130,7 +131,7 @@ class SizePlan(Section):
         find_size(self.recipe_size)
         for options in self.tasks.values():
             refuse(check_names(options, [TaskArguments]), SET_BY_STUDY, "the study sets it")
-        for options in self.pretraining.values():
+        for options in [*self.pretraining.values(), *(each.pretraining for each in self.committee.variants.values())]:
             refuse(check_names(options, GROUPS), SET_BY_STUDY, "the study sets it")
         for recipe in (*self.committee.members, self.committee.reference):
             find_architecture(recipe)

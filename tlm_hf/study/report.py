@@ -17,7 +17,7 @@ from ..runs.figure import drawing
 from ..runs.provenance import portable_path
 from .execute import Record
 from .findings import NOT_WORSE, SMALLEST, Findings, Row
-from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, OVERLAP, Planner
+from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner
 from .plan_file import ARM_NAMES, BASELINE_NAMES, SizePlan
 from .study import StudyArguments, check_arguments, read_state
 
@@ -100,6 +100,7 @@ def write_tables(
         "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
         "overlap": _overlap(overlap, planner, records),
+        "labels": _labels(frame[frame["finding"] == LABELS]),
         "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(costs),
         "smallest": _pivot(committee[is_smallest], index),
         "latency": shown,
@@ -122,7 +123,7 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
 
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
     lines = {}
-    for model in (*planner.plan.pretraining, planner.plan.longer_name):
+    for model in (*planner.plan.pretraining, *planner.plan.committee.variants):
         runs = [run for run, _ in planner.encoders(model).values()] if model else []
         found = [records[run.name].results for run in runs if run.name in records]
         if found:
@@ -145,6 +146,11 @@ def _overlap(rows: pd.DataFrame, planner: Planner, records: Mapping[str, Record]
     names = rows["model"].where(rows["measure"] == "gap", rows["x"])
     table = _pivot(rows.assign(measure="gap", model=names), tested="gap")
     return table.join(pd.DataFrame(measures).set_index(["task", "model"])) if measures else table
+
+
+def _labels(rows: pd.DataFrame) -> pd.DataFrame:
+    columns = rows.assign(column=rows["measure"].where(rows["measure"] == "gap", "") + " " + rows["members"])
+    return _pivot(columns.assign(measure=columns["column"].str.strip() + " labels"))
 
 
 def _rates(planner: Planner) -> pd.DataFrame:
@@ -182,7 +188,7 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
                 axes.set(title=task, xlabel=xlabel)
                 axes.spines[["top", "right"]].set_visible(False)
                 draw(axes, rows[rows["finding"] == finding], plan)
-                for row in rows[rows["finding"] == BASELINES].itertuples() if finding != CORPUS_SIZE else ():
+                for row in rows[rows["finding"] == BASELINES].itertuples() if finding in (GAP, COMMITTEE) else ():
                     style = {"color": COLOURS[row.model], "linestyle": "--", "linewidth": 1}
                     axes.axhline(100 * row.estimate, label=row.model, **style)
                 for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -222,6 +228,15 @@ def _corpus_size(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
 
 
+def _label_counts(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
+    gaps = rows[rows["measure"] == "gap"]
+    _points(axes, gaps, gaps["x"], gaps["model"])
+    axes.axhline(0, color=BLACK, linewidth=0.6)
+    axes.set_xscale("log", base=2)
+    counts = sorted(gaps["x"].unique())
+    axes.set_xticks(counts, counts)
+
+
 def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     reference, accuracies = plan.committee.reference, rows[rows["measure"] == "accuracy"]
     shown = accuracies[~accuracies["model"].isin([reference, *plan.committee.members])]
@@ -238,5 +253,6 @@ PLOTS: dict[str, tuple[str, str, str, Callable[[Any, pd.DataFrame, SizePlan], No
     "gap.png": (GAP, "", "test accuracy (%)", _gap),
     "corpus_size.png": (CORPUS_SIZE, "pre-training texts", "gap (points)", _corpus_size),
     "committee.png": (COMMITTEE, "members", "test accuracy (%)", _committee),
+    "labels.png": (LABELS, "training texts of a class", "gap (points)", _label_counts),
 }
 """By file the finding, the titles of the axes, and what draws a panel."""

@@ -18,7 +18,7 @@ from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
 from .execute import Record, execute, is_ready, read_record
-from .plan import Planner, StudyRun
+from .plan import FINDINGS, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import SLOTS, RayExecutor, makespan
 
@@ -41,6 +41,7 @@ class StudyArguments:
     plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE).")
+    findings: list[str] = option(list, "Only the runs of these.", choices=list(FINDINGS))
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
@@ -84,7 +85,7 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     records = {record.name: record for record in found}
     tuned = [record for record in records.values() if record.kind == "finetune"]
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
-    runs, waiting = planner.expand()
+    runs, waiting = planner.expand(arguments.findings)
     missing = [run for name, run in runs.items() if name not in records]
     return State(planner, runs, waiting, {name: records[name] for name in runs if name in records}, missing)
 
@@ -122,7 +123,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     runs, waiting, validation = state.runs, state.waiting, dict(state.planner.validation)
     while waiting:  # as if all candidates were equally good
         validation = dict.fromkeys(runs, 0.5) | validation
-        runs, waiting = Planner(plan, validation).expand()
+        runs, waiting = Planner(plan, validation).expand(arguments.findings)
     seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
     left = {name: expected for name, expected in seconds.items() if name not in state.records}
     lines = [[run.kind, run.settings.get("recipe", "")] for run in runs.values()]
