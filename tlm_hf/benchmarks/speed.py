@@ -3,6 +3,7 @@
 Against stock BERT weights and tokens are random: neither changes the time.
 """
 
+import functools
 import itertools
 import os
 import shutil
@@ -11,8 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -102,10 +106,11 @@ class Side:
     stock: bool = False
     dropout: float = 0.1  # the authors'
     best: bool = False
+    keeps_memory: bool = True  # the allocator's setting of our commands, which a process cannot undo
 
 
 SIDES = {
-    "stock": Side(stock=True),
+    "stock": Side(stock=True, keeps_memory=False),
     "stock_same_allocator": Side(stock=True),
     "ours_same_precision": Side(),
     "ours_best_same_dropout": Side(best=True),
@@ -113,7 +118,7 @@ SIDES = {
 }
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class StepArguments(TimingArguments):
     """Options of `tlm benchmark pretraining` and `tlm benchmark finetuning`."""
 
@@ -145,7 +150,12 @@ def build_step_batch(arguments: StepArguments, vocab_size: int, length: int) -> 
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
 
 
-def _build_step(arguments: StepArguments, side: Side) -> Callable[[], None]:
+@functools.cache
+def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], None]:
+    """What takes an optimizer step of this process's model."""
+    torch.set_num_threads(threads)
+    if side.keeps_memory:
+        keep_freed_memory()
     model = build_model(arguments, side)
     batch = build_step_batch(arguments, model.config.vocab_size, model.config.max_position_embeddings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.01, fused=side.best or None)
@@ -162,25 +172,33 @@ def _build_step(arguments: StepArguments, side: Side) -> Callable[[], None]:
     return step
 
 
-def benchmark_steps(arguments: StepArguments) -> Json:
-    """Time one optimizer step against the authors' way: stock BERT, all logits, float32, AdamW's defaults; in turns.
+def _take_step(*arguments: Any) -> None:
+    _build_step(*arguments)()
 
-    Returns `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it. All but `stock`, which comes first,
-    have the allocator's setting of our training commands. Raises UserError for a recipe that stock BERT does not have,
-    or a number out of range.
+
+def _start_side(stack: ExitStack, *arguments: Any) -> Callable[[], None]:
+    """Start a side's process, which ends with `stack`; returns what takes a step there."""
+    pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+    pool.submit(_take_step, *arguments).result()  # waits for the imports and the model
+    return lambda: pool.submit(_take_step, *arguments).result()
+
+
+def benchmark_steps(arguments: StepArguments) -> Json:
+    """Time one optimizer step against the authors' way: stock BERT, all logits, float32, AdamW's defaults.
+
+    Returns `median_seconds` of each of the `SIDES`, and `ratios`, stock's over it. Each side has a process, and they
+    take turns. Raises UserError for a recipe that stock BERT does not have, or a number out of range.
     """
     check_range(arguments, 1, 2**20, "batch_size")
     check_range(arguments, 0.01, 0.99, "mlm_probability")
     if build_recipe(arguments.recipe, arguments.size).has_convolution:
         raise UserError(f"Stock BERT lacks the convolution front-end of {arguments.recipe}: choose another recipe.")
-    arguments.set_threads()
-    sides = dict(SIDES)
+    threads, sides = arguments.set_threads(), dict(SIDES)
     if arguments.what == "finetuning":
         del sides["ours_best"]
-    seconds = alternating_seconds({"stock": _build_step(arguments, sides["stock"])}, arguments.repeats)
-    keep_freed_memory()  # it cannot be undone, so stock has been timed
-    steps = {name: _build_step(arguments, side) for name, side in sides.items() if name != "stock"}
-    seconds |= alternating_seconds(steps, arguments.repeats)
+    with ExitStack() as stack:
+        steps = {name: _start_side(stack, arguments, side, threads) for name, side in sides.items()}
+        seconds = alternating_seconds(steps, arguments.repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     results = {
         "benchmark": arguments.what,
