@@ -31,7 +31,8 @@ from tlm_hf.runs.provenance import provenance
 from tlm_hf.training.initialization import start_as_mean_of_words
 
 TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
-WORDS, LENGTH, MEASURED = "tlm-words", 128, 2000  # tokens a text, and texts on which the mean of words is standardised
+WORDS, LENGTH = "tlm-words", 128
+MEASURED = 2000  # texts on which the mean of words is standardised
 CARD = """---
 language: en
 license: apache-2.0

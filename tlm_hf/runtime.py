@@ -135,7 +135,8 @@ class FrozenRuntime:
         kinds = [(state[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer")]
         added = [each["lstrip"] or each["rstrip"] or " " in each["content"] for each in state["added_tokens"]]
         self.splits_at_spaces = kinds == ["BertNormalizer", "BertPreTokenizer"] and not any(added)
-        self.words, self.room, self.problem = dict[str, list[int]](), REMEMBERED, config.get("problem_type")
+        self.words: dict[str, list[int]] = {}
+        self.room, self.problem = REMEMBERED, config.get("problem_type")
 
     def __call__(self, texts: Any) -> Any:
         """What is answered, and whether the text was cut: for a text (a tuple: a pair), or for each of a list."""

@@ -34,11 +34,8 @@ LIVE: Json = {"queue": False, "show_progress": "hidden", "trigger_mode": "always
 """Events of `change` that answer while one types (those of `input` would be a key late in gradio 6.31)."""
 SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility": "private"}
 MOST_ROWS, FEW_ROWS = 500, 300  # rows of an uploaded table, and up to which there is time for all passes over them
-MASK, MASKED, HINT = (
-    "Text with [MASK]",
-    "The [MASK] of the matrix is returned.",
-    "Change a word and watch the votes move.",
-)
+MASK, MASKED = "Text with [MASK]", "The [MASK] of the matrix is returned."
+HINT = "Change a word and watch the votes move."
 PARTS = {
     "race": ("Race", f"{RACE_TEXTS} texts one by one: stock BERT and the committee in torch, its tables in numpy."),
     "build": ("Build a committee", "Tick members: each was pre-trained or fine-tuned with its own seed."),

@@ -293,7 +293,8 @@ def _time_batch(models: dict[Variant, Any], batch: Batch, repeats: int, bandwidt
         for side, model in models.items()
     }
     seconds = alternating_medians(calls, repeats)
-    exact, rows = models[PLAIN](**batch).member_logits, list[Json]()
+    exact = models[PLAIN](**batch).member_logits
+    rows: list[Json] = []
     for side, median in seconds.items():
         row: Json = dict(zip(("model", "runtime", "precision"), side, strict=True))
         row |= {"sequence_length": len(batch["input_ids"][0]), "ms": 1000 * median, "ratio": seconds[DEEP] / median}

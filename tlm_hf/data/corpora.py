@@ -36,8 +36,9 @@ def load_corpus(
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
     other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped, and
-    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. Held-out texts
-    (of the source's validation split or a tenth of the corpus) are the same for every seed and size. Raises UserError.
+    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
+    `validation_texts` are held out, of the source's validation split or a tenth of the corpus, the same for every seed
+    and size. Raises UserError for no such corpus or column, too few texts, or an option without use.
     """
     for use, count in (("training", num_texts), ("held-out", validation_texts)):
         if count is not None and count < 1:

@@ -28,7 +28,8 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     if len(relations) < 2:
         raise UserError(f"{file} is not a FewRel file: give a JSON object with at least two relations.")
     pids = sorted(relations, key=lambda pid: (int(pid[1:]) if pid[1:].isdecimal() else 0, pid))
-    rows, labels, seen = [], defaultdict(set), set[str]()
+    rows, labels = [], defaultdict(set)
+    seen: set[str] = set()
     for label, pid in enumerate(pids):
         for number, item in enumerate(relations[pid]):
             where = f"row {number} of {pid!r} in {file}"
@@ -68,10 +69,13 @@ def _joined(tokens: list[str]) -> str:
 
 
 def _marked(item: Json, where: str) -> list[str]:
-    tokens, spans = [*item["tokens"]], [(item[side][2] or [[]])[0] for side in ("h", "t")]
-    is_whole = all(span and span == list(range(span[0], span[-1] + 1)) for span in spans)
-    places = [place for span in spans if is_whole for place in (span[0], span[-1] + 1)] or [-1]
-    if min(places) < 0 or max(places) > len(tokens) or (places[0] < places[3] and places[2] < places[1]):
+    tokens, is_broken = [*item["tokens"]], False
+    places: list[int] = []
+    for side in ("h", "t"):
+        span = (item[side][2] or [[]])[0] or [-1]
+        is_broken |= span[0] < 0 or span[-1] >= len(tokens) or span != list(range(span[0], span[-1] + 1))
+        places += [span[0], span[-1] + 1]
+    if is_broken or (places[0] < places[3] and places[2] < places[1]):
         fault = "no unbroken spans for h and t inside its tokens that do not overlap"
         raise UserError(f"The {where} has {fault}: correct it, or leave --entity-markers out.")
     markers = zip(places, ENTITY_MARKERS, strict=True)

@@ -151,6 +151,8 @@ def label_of(value: Any, is_number: bool = False) -> Any:
     if isinstance(value, str):
         value = unicodedata.normalize("NFC", value.strip()) or None
         return int(value) if value and is_number and value.isdecimal() else value
-    if isinstance(value, float):
-        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return None if is_number and value == -1 else value

@@ -12,7 +12,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 ORDER_STREAM, MASK_STREAM, HELD_OUT_STREAM = 1, 2, 3
-IGNORE_INDEX, SORT_WINDOW = -100, 50  # batches of texts that are sorted by length together
+IGNORE_INDEX = -100
+SORT_WINDOW = 50  # batches of texts that are sorted by length together
 
 
 def generator(seed: int, stream: int, counter: int) -> np.random.Generator:
@@ -26,7 +27,8 @@ class PretrainingSchedule(Dataset):
     Stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`), since
     its own order may change when a run is resumed (transformers#11323). Each epoch holds whole batches. `input_ids` are
     those of each text (arrays, lists, or a column of a data set), `num_items` is batch size x steps, `batch_size` the
-    texts of an optimizer step. With `group_by_length` the texts of 50 batches are sorted, and the batches shuffled.
+    texts of an optimizer step over all processes. With `group_by_length` the texts of 50 batches are sorted by length,
+    and the batches shuffled.
     """
 
     def __init__(
@@ -66,9 +68,10 @@ class MaskingCollator:
     """Pad a batch and mask it for masked language modelling (80% [MASK], 10% random token, 10% unchanged).
 
     Masks of a row depend on seed, stream, `item` and the row's tokens only. Rows come from a `PretrainingSchedule`, or
-    from any table with `input_ids` and `item` (another integer for each row), with `remove_unused_columns=False`.
-    `stream` is MASK_STREAM in training, HELD_OUT_STREAM for the fixed masks of evaluation. With `cls_weights`, float
-    (vocabulary,), [CLS] also predicts an ordinary token, drawn by weight (compare RetroMAE, arXiv 2205.12035).
+    from any table with `input_ids` and `item` (another integer for each row; its masks are the same in every epoch),
+    with `remove_unused_columns=False`. Special tokens are never masked nor drawn. `stream` is MASK_STREAM in training,
+    HELD_OUT_STREAM for the fixed masks of evaluation. With `cls_weights`, float (vocabulary,), [CLS] also predicts an
+    ordinary token of its row, drawn by weight (compare RetroMAE, arXiv 2205.12035).
     """
 
     def __init__(

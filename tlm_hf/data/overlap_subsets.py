@@ -22,7 +22,8 @@ KINDS = ("high", "random", "low")
 TOLERANCE = 0.01  # the largest subset has at most so many more tokens (as a share) than the smallest
 MARGIN = 0.4 * TOLERANCE
 FLOOR = 0.01  # share of the corpus' distribution that is mixed in to keep derivatives finite
-UNIT, BISECTIONS, STRATUM = 2**20, 60, 200
+UNIT = 2**20  # scores to a bit
+BISECTIONS, STRATUM = 60, 200  # of the price, and texts of a stratum of length
 
 
 class Subset(NamedTuple):
@@ -67,9 +68,11 @@ def select_subsets(
             uneven = f"too uneven for {num_texts} texts with equal tokens ({min(sums)} to {max(sums)})"
             raise UserError(f"The lengths of the texts are {uneven}: ask for more texts, or a smaller max_length.")
         strata = min(num_texts, 2 * strata)
-    ordered = {kind: chosen[np.argsort(rank[chosen])] for kind, chosen in choices.items()}
-    bits = [jensen_shannon_bits(count_tokens(tokens[indices]), task_train) for indices in ordered.values()]
-    return {kind: Subset(*facts) for kind, *facts in zip(ordered, ordered.values(), sums, bits, strict=True)}
+    subsets = {}
+    for (kind, chosen), total in zip(choices.items(), sums, strict=True):
+        indices = chosen[np.argsort(rank[chosen])]
+        subsets[kind] = Subset(indices, total, jensen_shannon_bits(count_tokens(tokens[indices]), task_train))
+    return subsets
 
 
 def overlap_subsets(

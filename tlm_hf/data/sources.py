@@ -202,7 +202,8 @@ def in_batches(texts: Iterable[Any]) -> Iterator[list[Any]]:
         yield from (texts[start : start + BATCH] for start in range(0, len(texts), BATCH))
     else:
         rest = iter(texts)
-        yield from iter(lambda: list(itertools.islice(rest, BATCH)), [])
+        while batch := list(itertools.islice(rest, BATCH)):
+            yield batch
 
 
 def each_text(texts: Iterable[str]) -> Iterator[str]:

@@ -44,8 +44,8 @@ def stream_wikipedia(
         except (HTTPError, OSError, pa.ArrowException) as error:
             progress = f"; {len(source.seen)} of {total} texts were read and are kept" if source.seen else ""
             remedy = "set TLM_DATA or --data-root to a folder that holds wikipedia/, or take --corpus docstrings"
-            reason = f"{first_line(error)}{progress}): check the network, {remedy}"
-            raise UserError(f"{source.name} cannot be read from the Hub ({reason}.") from error
+            fault = f"cannot be read from the Hub ({first_line(error)}{progress})"
+            raise UserError(f"{source.name} {fault}: check the network, {remedy}.") from error
     return datasets.DatasetDict(train=train, validation=validation)
 
 
@@ -71,13 +71,14 @@ class _Wikipedia:
         pieces = {f"{row['file']}#{row['group']}": row for row in index.to_list()}
         names = sorted(pieces)
         count = max(1, round(HELD_OUT_SHARE * len(names)))
-        held_out, trained_on = ([names[place] for place in seeded_order(names, each)] for each in ("validation", seed))
-        held_out = held_out[:count]
+        held_out = [names[place] for place in seeded_order(names, "validation")][:count]
+        trained_on = [names[place] for place in seeded_order(names, seed)]
         return [pieces[name] for name in held_out], [pieces[name] for name in trained_on if name not in held_out]
 
     def choose(self, pieces: list[Json], count: int, seed: int | str) -> datasets.Dataset:
         """Take texts from row group after row group until there are `count`."""
-        most, texts = sum(piece["rows"] for piece in pieces), dict[str, str]()  # by id
+        most = sum(piece["rows"] for piece in pieces)
+        texts: dict[str, str] = {}  # by id
         dropped = Counter(empty=0, duplicates=0)
         if count <= most:  # what the footers rule out is refused before the download
             for place, text in (row for piece in pieces for row in self._texts(piece, seed)):

@@ -74,8 +74,9 @@ class TextFacts:
         """From the tokens of each text, int (texts,), and the number of [UNK]."""
         total, beyond = int(lengths.sum()), int((lengths - max_length).clip(min=0).sum())
         percentile = int(np.percentile(lengths, 95, method="higher")) if len(lengths) else 0
-        counts = len(lengths), max_length, int((lengths > max_length).sum()), int((lengths < SHORT).sum())
-        return cls(*counts, beyond / max(1, total), percentile, unknown / max(1, total - SPECIAL * len(lengths)))
+        longer, short = int((lengths > max_length).sum()), int((lengths < SHORT).sum())
+        share, unknown_share = beyond / max(1, total), unknown / max(1, total - SPECIAL * len(lengths))
+        return cls(len(lengths), max_length, longer, short, share, percentile, unknown_share)
 
     @classmethod
     def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":

@@ -184,13 +184,14 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
     config, problem_type = model.config, problem_of_model(model.config)
     if problem_type == REGRESSION and config.num_labels > 1:
         raise UserError(f"The model {arguments.model!r} has {config.num_labels} values a text: use predict.")
-    own, asked = f"The model {arguments.model!r} is of --problem-type {NAMES[problem_type]}", arguments.problem_type
-    if asked not in (None, NAMES[problem_type]):
-        raise UserError(f"{own}, not {asked}: leave the option out.")
+    own, asked = NAMES[problem_type], arguments.problem_type
+    words = f"The model {arguments.model!r} is of --problem-type {own}"
+    if asked not in (None, own):
+        raise UserError(f"{words}, not {asked}: leave the option out.")
     is_plain = problem_type == SINGLE or arguments.task in ("docstrings", *KNOWN)
-    rows, sha256 = _read_task(replace(arguments, problem_type=None if is_plain else NAMES[problem_type]))
+    rows, sha256 = _read_task(replace(arguments, problem_type=None if is_plain else own))
     if (kind := problem_of(rows)) != problem_type:
-        raise UserError(f"{own} but {arguments.task!r} of {NAMES[kind]}: name a table of the model's kind.")
+        raise UserError(f"{words} but {arguments.task!r} of {NAMES[kind]}: name a table of the model's kind.")
     labels, texts = labels_of(rows), texts_of(rows)
     loading.warn_of_pairs(arguments.model, texts)
     if problem_type != REGRESSION:

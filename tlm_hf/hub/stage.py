@@ -29,7 +29,8 @@ from .release_file import KINDS, Entry, Release, read_release
 from .safety import check_folder
 from .verify import VERIFIED_FILE
 
-MEASURED, ADAPTER_CONFIG, PLOT = ".measured", "adapter_config.json", "reliability.png"
+MEASURED = ".measured"
+ADAPTER_CONFIG, PLOT = "adapter_config.json", "reliability.png"
 SPACE, DEMO = "tlm-demo", "demo"
 USAGE = "## How to run it"  # heading of the Space's README.md from which on it holds for every demonstration
 

@@ -66,7 +66,9 @@ def run_jobs(
     executor = elsewhere or _processes(workers, devices)
     in_children = workers > 1 or elsewhere is not None
     submit = executor.submit if in_children else _submit_here
-    waiting, running, results, done = list(jobs), dict[Future[Json], Job](), dict[str, Json](), 0.0
+    waiting, done = list(jobs), 0.0
+    running: dict[Future[Json], Job] = {}
+    results: dict[str, Json] = {}
     pause = POLL_SECONDS if sys.stderr.isatty() else LOG_SECONDS
     bar = tqdm(desc=description, bar_format=BAR, mininterval=pause, miniters=0, file=sys.stderr, disable=not show)
     # A worker would run the caller's script again and, without `if __name__ == "__main__"`, train again.

@@ -200,7 +200,8 @@ class Findings:
             cost = {"timed_as": reference, "seconds": round(sum(self._cost(runs)))}
             yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(others[reference]), **cost)
         for group in groups:
-            plain, better = groups[0].answers, dict[int, Estimate]()
+            plain = groups[0].answers
+            better: dict[int, Estimate] = {}
             for count, ours in group.answers.items():
                 more: Json = {"timed_as": group.timed_as, "seconds": round(group.seconds[count])}
                 more["calibration"] = group.calibration.get(count)

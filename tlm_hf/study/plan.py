@@ -164,16 +164,18 @@ class Planner:
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """Encoders of a recipe or variant on the whole corpus by seed, with their own fine-tuning seeds."""
-        plan, variant, changes = self.plan, self.plan.committee.variants.get(model), dict[str, Any]()
-        members, several, n = plan.committee.members.get(model, 0), 0, plan.finetuning_seeds
+        plan, variant = self.plan, self.plan.committee.variants.get(model)
+        members, several = plan.committee.members.get(model, 0), 0
+        changes: Json = {}
         if variant is not None:
             model, members, changes = plan.shallow, variant.members, variant.pretraining
         elif model in plan.gap_models:
             several = plan.pretraining_seeds
-        tuned = {
-            seed: range(seed * n, seed * n + (n if seed < several else 1)) for seed in range(max(members, several))
-        }
-        return {seed: (self.pretraining(model, seed, **changes), list(seeds)) for seed, seeds in tuned.items()}
+        encoders = {}
+        for seed in range(max(members, several)):
+            first, count = seed * plan.finetuning_seeds, plan.finetuning_seeds if seed < several else 1
+            encoders[seed] = (self.pretraining(model, seed, **changes), list(range(first, first + count)))
+        return encoders
 
     def points(self, task: str) -> Iterator[Point]:
         """The points of all findings on a task."""

@@ -159,7 +159,9 @@ def _jobs(scale: Scale, output: Path, shared: Json) -> tuple[list[Job], list[Job
     corpus: Json = {"corpus": "docstrings", "num_texts": scale.num_texts, "tokenizer": str(output / "tokenizer")}
     corpus |= {"size": scale.size, "max_steps": scale.pretraining_steps}
     task = scale.task | {"num_train_epochs": scale.finetuning_epochs}
-    pretraining, finetuning, joining = list[Job](), list[Job](), list[Job]()
+    pretraining: list[Job] = []
+    finetuning: list[Job] = []
+    joining: list[Job] = []
     runs = [(name, folder, seed, "pretrained") for seed, (name, folder) in enumerate(scale.embedded)]
     for encoder, number in scale.encoders.items():
         folder, is_deep = output / "encoders" / encoder, encoder == scale.deep

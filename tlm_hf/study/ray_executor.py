@@ -28,7 +28,8 @@ class RayExecutor(Executor):
             ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"No Ray cluster answers ({error}): set RAY_ADDRESS to a running one.") from error
-        self._ray, self._references = ray, list[Any]()
+        self._ray = ray
+        self._references: list[Any] = []
         self._kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"  # a cluster without GPUs trains on CPUs
         options: Json = {"num_cpus": 1, "num_gpus": int(self._kind == "GPU"), "max_retries": RETRIES}
         self._remote = ray.remote(scheduling_strategy="SPREAD", **options)
@@ -39,7 +40,8 @@ class RayExecutor(Executor):
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
         """Send a job; what it raises comes back as it was raised."""
-        reference, outcome = self._remote(function).remote(*arguments), Future[Any]()
+        outcome: Future[Any] = Future()
+        reference = self._remote(function).remote(*arguments)
         self._references.append(reference)
 
         def pass_on(done: Future[Any]) -> None:
@@ -70,7 +72,9 @@ def makespan(
 ) -> float:
     """Seconds of all runs, in the order given, each after others, on nodes with exponentially distributed lives."""
     generator = np.random.default_rng(0)
-    waiting, busy, done, now = list(seconds), list[tuple[float, str]](), set[str](), 0.0
+    waiting, now = list(seconds), 0.0
+    busy: list[tuple[float, str]] = []
+    done: set[str] = set()
     while len(done) < len(seconds):
         ready = [name for name in waiting if done.issuperset(after[name])]
         for name in ready[: SLOTS * nodes - len(busy)]:

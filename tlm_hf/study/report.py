@@ -181,7 +181,8 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
             continue
         with drawing(folder / name):
             figure = Figure(figsize=(max(7.0, 4.2 * len(plan.tasks)), 3.9), layout="constrained")
-            panels, entries = figure.subplots(1, len(plan.tasks), squeeze=False)[0], dict[str, Any]()
+            panels = figure.subplots(1, len(plan.tasks), squeeze=False)[0]
+            entries: dict[str, Any] = {}
             panels[0].set_ylabel(f"{ylabel}, 95% intervals")
             for axes, task in zip(panels, plan.tasks, strict=True):
                 rows = frame[frame["task"] == task]

@@ -179,7 +179,7 @@ class RunTrainer(Trainer):
             (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Once the first process has written the model: else another makes a folder anew that a full disk ended."""
+        """Once the first process has written the model: else another makes the folder again that a full disk ended."""
         self.accelerator.wait_for_everyone()
         super()._save_rng_state(output_dir)
 
