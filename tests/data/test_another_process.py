@@ -11,7 +11,6 @@ import numpy as np
 from tlm_hf.data import docstrings
 from tlm_hf.data.cooccurrence import count_rows
 from tlm_hf.data.overlap_subsets import overlap_subsets
-from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tokenization import train_wordpiece
 
 CODE = """
@@ -35,7 +34,7 @@ def results(folder, sentences):
         "vocabulary": tokenizer.get_vocab(),
         "counts": hashlib.sha256(count_rows(rows, 300, 32, [0]).tobytes()).hexdigest(),
         "docstrings": {split: corpus[split].to_list() for split in corpus},
-        "subsets": [[kind, split["id"][:], facts_of(split)] for kind, split in subsets.items()],
+        "subsets": [[kind, split["id"][:]] for kind, split in subsets.items()],
     }
 
 

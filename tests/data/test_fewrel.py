@@ -1,7 +1,6 @@
 """FewRel: official files read as they are, sentences under two relations, markers around the entities, bad files."""
 
 import collections
-import hashlib
 import json
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 from conftest import refusal
 
 from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
-from tlm_hf.data.sources import facts_of
 from tlm_hf.data.tasks import SPLITS, class_names, load_task
 
 PLACES = ("Aland", "Borin", "Cesta", "Dorum", "Eskil", "Fjern", "Gatta")
@@ -61,10 +59,6 @@ class TestRows:
             pid, number = row_id.split("/")
             assert text == " ".join(sentence(int(number), verbs[pid])["tokens"])
             assert class_names(task)[label] == f"name of {pid}"
-        facts = facts_of(task["test"])
-        content = (folder / "train_wiki.json").read_bytes()
-        assert facts["revision"] == f"sha256:{hashlib.sha256(content).hexdigest()}"
-        assert (facts["task"], facts["entity_markers"]) == ("fewrel", "none")
 
     def test_sentence_under_two_relations_is_dropped_from_both_and_counted(self, tmp_path):
         def shouted(item):
@@ -79,7 +73,6 @@ class TestRows:
         gone = {"P1/4", "P2/20", "P1/5", "P2/21", "P2/22", "P2/23"}
         written = {*(f"P1/{number}" for number in range(20)), *(f"P2/{number}" for number in range(24))}
         assert {row.id for row in source.rows["train"]} == written - gone
-        assert facts_of(load(folder, 5, 5)["train"])["dropped"] == {"duplicates": 2, "two labels": 4}
 
     def test_blank_tokens_and_empty_sentences(self, tmp_path):
         rows = [sentence(number, "lies") for number in range(4)]
@@ -121,14 +114,12 @@ class TestMarkers:
         assert read_fewrel(folder, entity_markers="text").rows["train"][0].text == expected
         assert read_fewrel(folder).rows["train"][0].text == "a b c d e f"
 
-    def test_markers_do_not_change_the_choice_and_are_said_in_the_facts(self, folder):
+    def test_markers_do_not_change_the_choice(self, folder):
         plain, text = (load(folder, entity_markers=kind) for kind in ("none", "text"))
         for row, marked in zip(rows_of(plain), rows_of(text), strict=True):
             assert row[:3] == marked[:3]
             assert row[3] == " ".join(word for word in marked[3].split() if word not in ENTITY_MARKERS)
             assert all(marked[3].count(marker) == 1 for marker in ENTITY_MARKERS)
-        said = [facts_of(task["validation"])["entity_markers"] for task in (plain, text)]
-        assert said == ["none", "text"]
 
 
 class TestRefusals:

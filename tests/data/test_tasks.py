@@ -1,6 +1,5 @@
 """Tasks of any table: labels, what is left out and counted, ids and facts, `Dataset` objects."""
 
-import collections
 import hashlib
 import json
 from pathlib import Path
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
-from tlm_hf.data.sources import facts_of
+from tlm_hf.data.kinds import per_label
 from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
 from tlm_hf.errors import UserError
 
@@ -63,28 +62,26 @@ class TestLabels:
         path.write_text("\n".join(json.dumps(row) for row in rows).replace("NaN", "null"), encoding="utf-8")
         task = load_task(str(path))
         assert set(labels_by_number(task)) == set(range(40)) - {7, 9, 12, 13}
-        expected = {"duplicates": 1, "empty label": 1, "empty text": 2}
-        assert [facts_of(task[split])["dropped"] for split in SPLITS] == [expected] * 3
         assert "left out 1 (duplicates), 1 (empty label), 2 (empty text)" in note_of(caplog)
 
     @pytest.mark.parametrize(
         ("missing", "rows", "refused"), [(1, 9, False), (2, 19, True), (4, 40, False), (5, 40, True)]
     )
-    def test_many_empty_labels_are_refused(self, tmp_path, missing, rows, refused):
+    def test_many_empty_labels_are_refused(self, tmp_path, caplog, missing, rows, refused):
         labels = ["ab"[index % 2] for index in range(rows - missing)]
         path = table(tmp_path / "gaps.parquet", [*labels[:3], *[None] * missing, *labels[3:]])
         if refused:
             said = refusal(load_task, path)
             assert all(part in said for part in ("'label'", "gaps.parquet", f"{missing} of {rows}", "row 4 of train"))
         else:
-            task = load_task(path, validation_per_label=1, test_per_label=1)
-            assert facts_of(task["train"])["dropped"] == {"empty label": missing}
+            load_task(path, validation_per_label=1, test_per_label=1)
+            assert f"left out {missing} (empty label)." in note_of(caplog)
 
-    def test_unlabelled_rows_of_a_class_label(self, tmp_path):
+    def test_unlabelled_rows_of_a_class_label(self, tmp_path, caplog):
         features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["z", "a"])})
         task = load_task(table(tmp_path / "a.parquet", [0, 1] * 20 + [-1], features))
         assert class_names(task) == ["z", "a"]
-        assert facts_of(task["train"])["dropped"] == {"empty label": 1}
+        assert "left out 1 (empty label)." in note_of(caplog)
         (tmp_path / "task").mkdir()
         table(tmp_path / "task" / "train.parquet", [0, 1] * 20, features)
         table(tmp_path / "task" / "test.parquet", [-1] * 20, features)
@@ -113,10 +110,6 @@ class TestRows:
                 assert source == ("test" if split == "test" else "train")
                 expected = written[source][int(number)]
                 assert (row["text"], class_names(task)[row["label"]]) == (expected["text"], expected["label"])
-        lines = "".join(
-            f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(tmp_path.iterdir())
-        )
-        assert facts_of(task["test"])["revision"] == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
     @pytest.mark.parametrize("column", ["text", "label"])
     def test_a_column_that_is_no_utf8(self, tmp_path, column):
@@ -130,8 +123,7 @@ class TestRows:
 
     def test_texts_under_two_labels_are_kept_and_said(self, tmp_path, caplog):
         rows = [{"text": f"text {index // 2 if index < 6 else index}", "label": "ab"[index % 2]} for index in range(60)]
-        task = load_task(str(write_csv(tmp_path / "twice.csv", rows)))
-        assert facts_of(task["test"])["texts_with_two_labels"] == 3
+        load_task(str(write_csv(tmp_path / "twice.csv", rows)))
         assert "3 texts of the source have more than one class" in note_of(caplog)
 
     @given(
@@ -154,12 +146,6 @@ class TestRows:
         assert not chosen["train"] & chosen["validation"]
         assert not chosen["validation"] & chosen["test"]
         assert set().union(*chosen.values()) == {row["text"] for row in rows}
-        labels = collections.defaultdict(set)
-        for row in (row for part in parts.values() for row in part):
-            labels[row["text"]].add(row["label"])
-        facts = facts_of(task["train"])
-        assert facts["texts_with_two_labels"] == sum(len(names) == 2 for names in labels.values())
-        assert len(rows) - sum(facts["dropped"].values()) == sum(len(task[split]) for split in SPLITS)
 
     def test_rows_of_a_seed_stay_from_version_to_version(self, tmp_path):
         path = write_csv(tmp_path / "task.csv", [{"text": f"{i} word", "label": "ab"[i % 2]} for i in range(200)])
@@ -172,12 +158,6 @@ class TestRows:
         for split, rows in expected.items():
             rows.sort(key=lambda row: hashlib.sha256(f"5-{split}\0{row[0]}\0{row[1]} word".encode()).digest())
             assert task[split]["id"][:] == [f"train/{number}" for _, number in rows]
-        facts = facts_of(task["train"])
-        assert (facts["source"], facts["task"], facts["seed"]) == (*["task.csv"] * 2, 5)
-        assert facts["revision"] == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-        assert facts["per_label"] == {"a": 3, "b": 3}
-        assert facts["columns"] == {"text": "text", "label": "label"}
-        assert (facts["dropped"], facts["texts_with_two_labels"]) == ({}, 0)
 
     def test_docstrings_have_the_ids_of_their_paragraphs(self):
         task, corpus = load_task("docstrings", train_per_label=25, test_per_label=5, seed=3), load_docstrings()
@@ -188,8 +168,7 @@ class TestRows:
                 paragraph = paragraphs[row["id"]]
                 assert mask_names(paragraph["text"]) == row["text"]
                 assert paragraph["library"] == TASK_LIBRARIES[row["label"]]
-        facts = facts_of(task["train"])
-        assert facts["per_label"] == dict.fromkeys(TASK_LIBRARIES, 25)
+        assert per_label(task["train"]) == dict.fromkeys(TASK_LIBRARIES, 25)
 
 
 class TestObjects:
@@ -203,7 +182,6 @@ class TestObjects:
         assert task_hash(load_task(named, text_column="body", label_column="topic")) == task_hash(load_task(table))
         detected = load_task(datasets.DatasetDict(train=named.class_encode_column("topic")))
         assert task_hash(detected) == task_hash(load_task(table))
-        assert facts_of(detected["train"])["columns"] == {"text": "body", "label": "topic"}
 
     def test_columns_that_cannot_be_told_and_options_without_use_are_refused(self):
         table = datasets.Dataset.from_list(labelled_rows(20))

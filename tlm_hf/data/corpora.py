@@ -9,9 +9,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..runs.atomic_files import Json
-from ..runs.provenance import portable_path
 from . import sources
-from .docstrings import fingerprint, load_docstrings
+from .docstrings import load_docstrings
 from .task_options import PLAIN, TextFormat
 from .wikipedia import CONFIG, REPOSITORY, REVISION, stream_wikipedia
 
@@ -35,8 +34,8 @@ def load_corpus(
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`, its place.
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
-    other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped, and
-    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
+    other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped.
+    `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
     `validation_texts` are held out, of the source's validation split or a tenth of the corpus, the same for every seed
     and size. Raises UserError for no such corpus or column, too few texts, or an option without use.
     """
@@ -57,36 +56,31 @@ def load_corpus(
         place = {"config": config or CONFIG, "revision": revision or REVISION}
         return stream_wikipedia(num_texts or STREAMED_TEXTS, validation_texts, seed=seed, **place)
     options = {"config": config, "revision": revision, "written": written, "text_unit": unit}
-    tables, facts = _read(corpus, name, text_column, options)
+    tables = _read(corpus, name, text_column, options)
     texts = [_clean(table, split, text_column) for split, table in tables.items()]
-    facts["empty"] = len(next(iter(tables.values()))) - len(texts[0])
     if len(tables) > 1 and not len(texts[1]):
         raise UserError(f"The validation split of {name!r} has no text in {text_column!r}: give it text.")
-    return _choose(name, texts, facts, num_texts, validation_texts, seed)
+    return _choose(name, texts, num_texts, validation_texts, seed)
 
 
-def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str, datasets.Dataset], Json]:
-    """The training split, and the validation split if there is one, else the first split; with facts."""
+def _read(corpus: Any, name: str, column: str, options: Json) -> dict[str, datasets.Dataset]:
+    """The training split, and the validation split if there is one, else the first split."""
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (options["config"] or options["revision"]):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
-    revision: str | None = None
     if not isinstance(corpus, str):
         splits = corpus if isinstance(corpus, datasets.DatasetDict) else datasets.DatasetDict(train=corpus)
+        splits = splits.with_format(None)
     elif corpus == "docstrings":
-        splits, revision = load_docstrings(), fingerprint()
+        splits = load_docstrings()
     else:
-        splits, revision, _ = sources.read_source(corpus, **options)
+        splits = sources.read_source(corpus, **options).splits
     names = [split for split in ("train", "validation") if split in splits] if "train" in splits else list(splits)[:1]
     tables = {split: splits[split] for split in names}
     for table in tables.values():
         sources.check_column(table, column, name, "--text-column")
         if getattr(table.features[column], "dtype", None) not in sources.TEXT_TYPES:
             raise UserError(f"Column {column!r} of {name!r} holds no text: set --text-column.")
-    if not isinstance(corpus, str):
-        texts = itertools.chain.from_iterable(sources.each_text(table[column]) for table in tables.values())
-        revision = f"sha256:{sources.text_hash(text or '' for text in texts)}"
-    place = portable_path(str(Path(name).expanduser())) if Path(name).expanduser().exists() else name
-    return tables, {"source": place, "config": options["config"], "revision": revision, "unit": "row"}
+    return tables
 
 
 def _clean(table: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
@@ -102,7 +96,7 @@ def _clean(table: datasets.Dataset, split: str, column: str) -> datasets.Dataset
 
 
 def _choose(
-    name: str, tables: list[datasets.Dataset], facts: Json, num_texts: int | None, validation_texts: int, seed: int
+    name: str, tables: list[datasets.Dataset], num_texts: int | None, validation_texts: int, seed: int
 ) -> datasets.DatasetDict:
     """Hold out texts (of the source's validation split, the second table, if any) and choose training texts."""
     texts, own = tables[0], tables[-1]
@@ -110,7 +104,6 @@ def _choose(
     order = np.unique(keys, return_index=True)[1]  # of equal texts the first
     if len(order) < 2:
         raise UserError(f"{name!r} has {len(order)} usable texts: give a corpus with text, or set --text-column.")
-    facts["duplicates"] = len(texts) - len(order)
     if own is texts:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         rest = np.sort(order[len(held_out) :])
@@ -121,10 +114,7 @@ def _choose(
         held = f"{len(rest)} (besides {len(held_out)} held out)"
         raise UserError(f"{num_texts} texts were asked for, but {name!r} has {held}: ask for at most {len(rest)}.")
     train = texts.select(rest[np.argsort(sources.text_keys(texts["text"], seed)[rest], kind="stable")][:num_texts])
-    return datasets.DatasetDict(
-        train=sources.describe_split(train, **facts, seed=seed),
-        validation=sources.describe_split(own.select(held_out), **facts, seed=None),
-    )
+    return datasets.DatasetDict(train=train, validation=own.select(held_out))
 
 
 def corpus_hash(corpus: datasets.DatasetDict) -> str:

@@ -116,7 +116,7 @@ def read_docstrings() -> TaskSource:
     for split, table in load_docstrings().items():
         texts = zip(*(table[column][:] for column in ("masked", "library", ID)), strict=True)
         rows[split] = [Row(text, TASK_LIBRARIES.index(library), place, text) for text, library, place in texts if text]
-    return TaskSource(rows, list(TASK_LIBRARIES), facts={"source": "docstrings", "revision": f"sha256:{fingerprint()}"})
+    return TaskSource(rows, list(TASK_LIBRARIES))
 
 
 def mask_names(text: str) -> str:

@@ -7,8 +7,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from ..errors import UserError
-from ..runs.atomic_files import Json, file_hash, read_json
-from ..runs.provenance import portable_path
+from ..runs.atomic_files import Json, read_json
 from .tables import Row, TaskSource
 
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")  # before and after the head, and before and after the tail
@@ -39,9 +38,7 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
             text = key if entity_markers == "none" else _joined(_marked(item, where))
             rows.append(Row(text, label, f"{pid}/{number}", key))
             labels[key.casefold()].add(label)
-    facts: Json = {"source": portable_path(str(file)), "revision": f"sha256:{file_hash(file)}"}
-    facts |= {"entity_markers": entity_markers}
-    source = TaskSource({"train": []}, _names(file.with_name(NAMES_FILE), pids), facts=facts)
+    source = TaskSource({"train": []}, _names(file.with_name(NAMES_FILE), pids))
     for row in rows:
         sentence = row.key.casefold()
         if sentence and len(labels[sentence]) == 1 and sentence not in seen:

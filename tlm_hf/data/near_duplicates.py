@@ -14,8 +14,7 @@ import numpy as np
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ..errors import UserError
-from .kinds import REGRESSION, per_label, problem_of
-from .sources import describe_split, facts_of
+from .kinds import per_label
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +53,15 @@ def _shingles(key: str) -> set[tuple[str, ...]]:
 
 
 def drop_leaking(split: datasets.Dataset, name: str, held_out: Iterable[datasets.Dataset]) -> datasets.Dataset:
-    """The rows of a split that repeat no held-out text (`leaking_rows_dropped` in its facts); UserError without any."""
+    """The rows of a split that repeat no held-out text; UserError for a class without any."""
     leaks = np.zeros(len(split), dtype=bool)
     for other in held_out:
         leaks |= find_leakage(split["text"], other["text"])
     clean = split.select(np.flatnonzero(~leaks))
-    facts = facts_of(split) | {"leaking_rows_dropped": int(leaks.sum())}
     before, counts = (per_label(rows) or {f"the split {name}": len(rows)} for rows in (split, clean))
-    if problem_of(split) != REGRESSION:
-        facts["per_label"] = counts
     for gone in (label for label, count in counts.items() if before[label] and not count):
         raise UserError(f"Every text of {gone!r} in {name} repeats a held-out text (--drop-leakage): give more of it.")
     if leaks.any():
         left = ", ".join(f"{count} of {label}" for label, count in counts.items())
         logger.warning(f"Note: {leaks.sum()} texts of {name} repeat held-out texts and were dropped; left are {left}.")
-    return describe_split(clean, **facts)
+    return clean

@@ -8,7 +8,7 @@ Scores are sums of integers (derivatives in units of 2^-20 bits), so the order o
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
@@ -16,7 +16,7 @@ from scipy.sparse import csr_matrix
 
 from ..errors import UserError
 from .overlap import count_tokens, encode_texts, jensen_shannon_bits
-from .sources import ID, describe_split, seeded_order
+from .sources import ID, seeded_order
 
 KINDS = ("high", "random", "low")
 TOLERANCE = 0.01  # the largest subset has at most so many more tokens (as a share) than the smallest
@@ -24,14 +24,6 @@ MARGIN = 0.4 * TOLERANCE
 FLOOR = 0.01  # share of the corpus' distribution that is mixed in to keep derivatives finite
 UNIT = 2**20  # scores to a bit
 BISECTIONS, STRATUM = 60, 200  # of the price, and texts of a stratum of length
-
-
-class Subset(NamedTuple):
-    """Indices of the chosen texts in seeded order, int64 (num_texts,), their tokens and divergence to the task."""
-
-    indices: np.ndarray
-    tokens: int
-    jensen_shannon_bits: float
 
 
 def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
@@ -43,8 +35,8 @@ def divergence_gradient(P: np.ndarray, Q: np.ndarray) -> np.ndarray:
 
 def select_subsets(
     tokens: csr_matrix, texts: Sequence[str], task_train: np.ndarray, num_texts: int, *, seed: int = 0, rounds: int = 8
-) -> dict[str, Subset]:
-    """Choose the three subsets of `num_texts` of the texts, whose tokens are those of `encode_texts`.
+) -> dict[str, np.ndarray]:
+    """Choose three subsets, indices in seeded order, int64 (num_texts,); `tokens` are those of `encode_texts`.
 
     `task_train` are the token counts of the task's training split alone, (vocab_size,). Raises UserError for sides
     without tokens, too few texts, or lengths too uneven for tokens within 1%.
@@ -68,25 +60,17 @@ def select_subsets(
             uneven = f"too uneven for {num_texts} texts with equal tokens ({min(sums)} to {max(sums)})"
             raise UserError(f"The lengths of the texts are {uneven}: ask for more texts, or a smaller max_length.")
         strata = min(num_texts, 2 * strata)
-    subsets = {}
-    for (kind, chosen), total in zip(choices.items(), sums, strict=True):
-        indices = chosen[np.argsort(rank[chosen])]
-        subsets[kind] = Subset(indices, total, jensen_shannon_bits(count_tokens(tokens[indices]), task_train))
-    return subsets
+    return {kind: chosen[np.argsort(rank[chosen])] for kind, chosen in choices.items()}
 
 
 def overlap_subsets(
     corpus: datasets.Dataset, task: datasets.Dataset, tokenizer: Any, num_texts: int, max_length: int | None = None
 ) -> dict[str, datasets.Dataset]:
-    """Three subsets of a corpus (`text`, `id`) by a training split, with their facts; raises as `select_subsets`."""
-    texts, splits = list(corpus["text"]), {}
+    """Three subsets of a corpus (`text`, `id`) by a training split; raises as `select_subsets`."""
+    texts = list(corpus["text"])
     task_counts = count_tokens(encode_texts(list(task["text"]), tokenizer, max_length))
     subsets = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts)
-    for kind, subset in subsets.items():
-        rows = corpus.select_columns(["text", ID]).select(subset.indices)
-        facts = {"texts": num_texts, "tokens": subset.tokens, "jensen_shannon_bits": subset.jensen_shannon_bits}
-        splits[kind] = describe_split(rows, **facts)
-    return splits
+    return {kind: corpus.select_columns(["text", ID]).select(indices) for kind, indices in subsets.items()}
 
 
 class _Chooser:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import UserError, first_line, listed
-from ..runs.atomic_files import Json, file_hash, replacing
+from ..runs.atomic_files import file_hash, replacing
 from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_lines, read_table_file
 from .task_options import PLAIN, TextFormat
 
@@ -41,10 +40,9 @@ def data_root(given: str | None) -> Path | None:
 
 
 class Source(NamedTuple):
-    """The tables of a data set by split, its revision (a commit, or `sha256:...`), and its CSV, JSON or Excel files."""
+    """The tables of a data set by split, and its CSV, JSON or Excel files."""
 
     splits: datasets.DatasetDict
-    revision: str | None
     files: Mapping[str, Sequence[FileTable]] = {}
 
     def place(self, split: str, row: int) -> str:
@@ -72,10 +70,7 @@ def read_source(
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
         source = _read_local(path, config, written, text_unit)
     elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
-        loaded = _load(name, path=name, name=config, revision=revision)
-        # The commit: `datasets` names the folder of its cache files after it.
-        folders = [Path(file["filename"]).parent.name for split in loaded.values() for file in split.cache_files]
-        source = Source(loaded, next((each for each in folders if re.fullmatch(r"[0-9a-f]{40}", each)), revision))
+        source = Source(_load(name, path=name, name=config, revision=revision))
     else:
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
     if not any(map(len, source.splits.values())):
@@ -84,11 +79,10 @@ def read_source(
 
 
 def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: str | None) -> Source:
-    """A file or folder, with its hash; that of a folder is over the lines that `sha256sum` prints for its tables."""
     tables = tables_in(path)
-    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables if file != path)
-    digest = file_hash(path) if path.is_file() else hashlib.sha256(lines.encode()).hexdigest()
     by_split = _find_files(path, tables, config)
+    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
+    digest = hashlib.sha256(lines.encode()).hexdigest()
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
     files: dict[str, list[FileTable]] = {}
     kind = by_split and _one_format([file for parts in by_split.values() for file in parts])
@@ -102,7 +96,7 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
         loaded = datasets.DatasetDict({split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()})
-    return Source(loaded, f"sha256:{digest}", files)
+    return Source(loaded, files)
 
 
 def is_text(name: str) -> bool:
@@ -229,23 +223,6 @@ def text_keys(texts: Iterable[str], seed: int | str) -> np.ndarray:
 def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
     """Indices of `texts` in an order of the texts and the seed alone, so that prefixes are nested random subsets."""
     return [*map(int, np.argsort(text_keys(texts, seed), kind="stable"))]
-
-
-def describe_split(split: datasets.Dataset, **facts: Any) -> datasets.Dataset:
-    """The split with its facts, and `rows` and `sha256` of its texts, as JSON in `info.description`."""
-    described = split.with_format(None)
-    facts |= {"rows": len(split), "sha256": text_hash(split["text"])}
-    described.info.description = json.dumps(facts, sort_keys=True, ensure_ascii=False)
-    return described
-
-
-def facts_of(split: datasets.Dataset) -> Json:
-    """The facts that `describe_split` kept; empty where there are none, or where rows were added or left out since."""
-    try:
-        facts = json.loads(split.info.description)
-    except (TypeError, ValueError):  # another's description, or none
-        return {}
-    return facts if isinstance(facts, dict) and facts.get("rows") == len(split) else {}
 
 
 def mapped(rows: datasets.Dataset, function: Callable[..., Any], **options: Any) -> datasets.Dataset:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import datasets
 
 from ..errors import UserError, listed
-from ..runs.atomic_files import Json
 from .kinds import SINGLE
 from .sources import ID, TEXT_TYPES, Source, check_column
 
@@ -34,7 +33,6 @@ class TaskSource:
     dropped: Counter[str] = field(default_factory=Counter)
     two_labels: int = 0
     notes: list[str] = field(default_factory=list)
-    facts: Json = field(default_factory=dict)
     problem_type: str = SINGLE
 
     @property

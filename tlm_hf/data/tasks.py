@@ -9,14 +9,13 @@ import datasets
 
 from ..errors import UserError, check_range, flag
 from ..runs.atomic_files import Json
-from ..runs.provenance import portable_path
 from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
-from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature, per_label
+from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature
 from .kinds import class_names as class_names
 from .labels import read_rows
 from .near_duplicates import drop_leaking
-from .sources import ID, Source, data_root, describe_split, read_source, text_hash
+from .sources import ID, Source, data_root, read_source, text_hash
 from .tables import SPLITS, Row, Table, TaskSource, without_rare_classes
 from .task_options import TABLE_OPTIONS, TEXT_OPTIONS, TaskArguments
 from .task_splits import choose_rows
@@ -74,7 +73,7 @@ def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datase
     table, given = None, arguments.task
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
-        table, arguments = Source(splits.with_format(None), None), replace(arguments, task=OBJECT)
+        table, arguments = Source(splits.with_format(None)), replace(arguments, task=OBJECT)
     _check(arguments)
     splits = _load_rows(arguments, table, every_class)
     if arguments.drop_leakage:
@@ -160,37 +159,29 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         notes.append(f"{source.two_labels} texts of the source have more than one {word} and {fate}")
     if notes:
         logger.warning("Note: %s: %s.", name, "; ".join(notes))
-    facts = source.facts | {"task": portable_path(name), "seed": arguments.task_seed, "dropped": dropped}
-    facts |= {"texts_with_two_labels": source.two_labels}
-    facts |= {} if arguments.train_seed is None else {"train_seed": arguments.train_seed}
-    return datasets.DatasetDict({split: _describe(rows, source, facts) for split, rows in chosen.items()})
+    return datasets.DatasetDict({split: _as_dataset(rows, source) for split, rows in chosen.items()})
 
 
 def _read_table(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
     """All usable rows of the table that a command's options name (unless it is given); raises as `read_rows`."""
-    known, place = KNOWN.get(arguments.task), arguments.task
+    known = KNOWN.get(arguments.task)
     if source is None:
         place, revision = _find_task(arguments)
         source = read_source(place, config=arguments.task_config, revision=revision, written=arguments)
     text = arguments.text_column or (known.text_column if known else None)
     table = Table.open(source, arguments.task, text, arguments.label_column, arguments.text_pair_column)
-    rows = read_rows(table, known.labels if known else (), arguments.problem_type)
-    rows.facts |= {"source": portable_path(place), "revision": table.source.revision}
-    rows.facts |= {"config": arguments.task_config, "columns": {"text": table.text, "label": table.label}}
-    return rows
+    return read_rows(table, known.labels if known else (), arguments.problem_type)
 
 
 def every_row(arguments: TaskArguments) -> datasets.Dataset:
     """All usable rows of a table as one split; raises UserError as `read_rows`."""
     source = _read_table(arguments)
-    return _describe([row for rows in source.rows.values() for row in rows], source, {})
+    return _as_dataset([row for rows in source.rows.values() for row in rows], source)
 
 
-def _describe(rows: list[Row], source: TaskSource, facts: Json) -> datasets.Dataset:
+def _as_dataset(rows: list[Row], source: TaskSource) -> datasets.Dataset:
     string = datasets.Value("string")
     columns = {"text": string, "label": label_feature(source.problem_type, source.names), ID: string}
     columns |= {PAIR: string} if any(row.text_pair is not None for row in rows) else {}
     values = {name: [getattr(row, name) for row in rows] for name in columns}
-    table = datasets.Dataset.from_dict(values, features=datasets.Features(columns))
-    facts = facts if source.problem_type == REGRESSION else facts | {"per_label": per_label(table)}
-    return describe_split(table, **facts)
+    return datasets.Dataset.from_dict(values, features=datasets.Features(columns))

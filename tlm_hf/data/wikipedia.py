@@ -7,7 +7,6 @@ held out, whatever the seed. What was read stays in the cache of `datasets`: a l
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from ..errors import UserError, first_line
 from ..runs.atomic_files import Json
-from .sources import ID, cached, describe_split, seeded_order
+from .sources import ID, cached, seeded_order
 
 REPOSITORY, CONFIG = "wikimedia/wikipedia", "20231101.en"
 REVISION = "b04c8d1ceb2f5cd4588862100d08de323dccfbaa"
@@ -79,7 +78,6 @@ class _Wikipedia:
         """Take texts from row group after row group until there are `count`."""
         most = sum(piece["rows"] for piece in pieces)
         texts: dict[str, str] = {}  # by id
-        dropped = Counter(empty=0, duplicates=0)
         if count <= most:  # what the footers rule out is refused before the download
             for place, text in (row for piece in pieces for row in self._texts(piece, seed)):
                 digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
@@ -87,19 +85,15 @@ class _Wikipedia:
                     self.seen.add(digest)
                     texts[place] = text
                     self.progress.update()
-                else:
-                    dropped["duplicates" if text else "empty"] += 1
                 if len(texts) == count:
                     break
             most = len(texts)
         if count > most:
             use = "held-out" if seed == "validation" else "training"
             raise UserError(f"{count} {use} texts were asked for, but {self.name} has {most}: ask for at most {most}.")
-        facts: Json = {"source": REPOSITORY, "config": self.config, "revision": self.revision, "unit": "article"}
-        facts |= {"seed": None if seed == "validation" else seed, **dropped}
         table = pa.table({"text": pa.array(texts.values(), pa.string()), ID: pa.array(texts, pa.string())})
-        fingerprint = hashlib.sha256(json.dumps([facts, count]).encode()).hexdigest()[:32]
-        return describe_split(datasets.Dataset(table, fingerprint=fingerprint), **facts)
+        fingerprint = hashlib.sha256(json.dumps([self.name, self.revision, seed, count]).encode()).hexdigest()[:32]
+        return datasets.Dataset(table, fingerprint=fingerprint)
 
     def _texts(self, piece: Json, seed: int | str) -> Iterator[tuple[str, str]]:
         """Ids and stripped texts of a row group in seeded order."""

@@ -18,7 +18,7 @@ from ..benchmarks.speed import build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import KINDS, overlap_subsets
-from ..data.sources import facts_of
+from ..data.sources import text_hash
 from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
@@ -116,8 +116,9 @@ def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
             target.mkdir(exist_ok=True)
             subset.to_parquet(target / "train.parquet")
             corpus["validation"].select_columns(["text", "id"]).to_parquet(target / "validation.parquet")
-            measures[name][kind] = {key: facts_of(subset)[key] for key in ("texts", "tokens", "sha256")}
-            measures[name][kind] |= {split: measure_overlap(count(subset), counts[split]) for split in counts}
+            tokens = count(subset)
+            facts = {"texts": len(subset), "tokens": int(tokens.sum()), "sha256": text_hash(subset["text"])}
+            measures[name][kind] = facts | {split: measure_overlap(tokens, counts[split]) for split in counts}
     if len({kinds["random"]["sha256"] for kinds in measures.values()}) > 1:
         raise UserError("The random subsets differ between tasks (texts of very uneven lengths): ask for more texts.")
     write_json(folder / RESULTS_FILE, measures)  # says that all is there

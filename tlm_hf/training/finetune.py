@@ -20,7 +20,6 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, TrainingArgum
 from transformers.utils import ModelOutput
 
 from ..data.kinds import class_names, labels_of, per_label, problem_of, texts_of
-from ..data.sources import facts_of
 from ..data.tasks import load_task_from, task_hash, text_options
 from ..data.tokenization import tokenize, tokenizer_hash
 from ..data.windows import TextFacts
@@ -72,6 +71,8 @@ def finetune(**options: Any) -> Json:
     check_kind(chosen, task)
     set_seed(arguments.seed)
     model = _build_model(classifier, task)
+    if chosen.task.entity_markers != "none":
+        model.config.entity_markers = chosen.task.entity_markers
 
     # 2. The output folder
     push = prepare_push(chosen.training, arguments)
@@ -210,9 +211,6 @@ def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> P
     if classifier.initializer_range is not None:
         changes["initializer_range"] = classifier.initializer_range
     model = load_for_finetuning(classifier.model, class_names(task), **changes)
-    markers = facts_of(task["train"]).get("entity_markers", "none")
-    if markers != "none":
-        model.config.entity_markers = markers
     return model if classifier.lora_rank is None else add_adapter(model, classifier.lora_rank)
 
 
