@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
-from ..cards import CardFacts
+from ..cards import CardFacts, card_template
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.docstrings import TASK_LIBRARIES
 from ..data.embedded import pretrained
@@ -245,7 +245,7 @@ def table(rows: list[TableRow]) -> str:
 def report_text(summary: Json, output: str) -> str:
     """What the command prints at its end, from the summary alone."""
     rows = [TableRow(**row) for row in summary["rows"]]
-    single, committee, baseline, task, scale = rows[0], rows[2], rows[-1], summary["task"], summary["scale"]
+    single, committee, baseline = rows[0], rows[2], rows[-1]
     above = 100 * (mean(committee.pretrained) - mean(baseline.scratch))
     meaning = (
         f"Pre-training changes the accuracy of a single {single.model} by {100 * (single.gap or 0):+.1f} points; the "
@@ -253,22 +253,8 @@ def report_text(summary: Json, output: str) -> str:
     )
     if summary["smoke"]:
         meaning = "This was a smoke run: it shows that every step works; its accuracies mean nothing."
-    busy = ["Latency is unreliable: other programs used this machine while it was measured."] * summary["is_busy"]
-    texts = f"{task['train']:,} training texts; pre-trained on {summary['corpus']['texts']:,} other paragraphs"
-    lines = [
-        *("", table(rows), "", *textwrap.wrap(meaning, 110), *busy, ""),
-        f"Accuracy on {task['test']} held-out paragraphs: which of {task['labels']} libraries does it document",
-        f"({texts}); ± is one standard deviation.",
-        f"Pre-training: {scale['pretraining_steps']} steps; fine-tuning: {scale['finetuning_epochs']:g} epochs. "
-        "Latency: one text, one thread.",
-        f"Plot: {output}/accuracy.png    Release folders: {output}/release/",
-        "",
-        "What to try next (after `. .venv/bin/activate`):",
-        f'  tlm predict --model {output}/release/tlm-committee-docstrings --texts "Returns the eigenvalues."',
-        "  tlm train-committee your.csv --text-column text --label-column label",
-        "  accelerate launch scripts/pretrain.py --corpus wikipedia --size laptop --output-dir outputs/wikipedia",
-    ]
-    return "\n".join(lines)
+    shown = {"table": table(rows), "meaning": textwrap.fill(meaning, 110), "output": output}
+    return card_template("quickstart", "txt").render(summary | shown)
 
 
 def draw_plot(rows: list[TableRow], path: Path, *, smoke: bool) -> None:
