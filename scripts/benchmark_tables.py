@@ -79,8 +79,7 @@ class BenchmarkArguments:
     )
 
 
-Trained = tuple[dict[str, Any], Callable[[str], Any], float]
-"""Scores on test, a function that classifies one text, and megabytes."""
+Trained = tuple[dict[str, Any], Callable[[str], Any], float]  # scores, what classifies a text, megabytes
 
 
 @functools.cache

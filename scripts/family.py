@@ -25,13 +25,12 @@ from tlm_hf.training.lexical import COUNTED, text_means, word_vectors
 from tlm_hf.training.members import finetune_members
 
 FEWREL = {"train_per_label": 150, "validation_per_label": 10, "test_per_label": 30, "shortfall": "take"}
-TASKS: dict[str, tuple[float, Json]] = {
+TASKS: dict[str, tuple[float, Json]] = {  # learning rate and sizes, as in the study
     "ag_news": (3e-4, {"train_per_label": 1000, "validation_per_label": 200, "test_per_label": 500}),
     "dbpedia_14": (1e-3, {"train_per_label": 100, "validation_per_label": 50, "test_per_label": 150}),
     "fewrel": (3e-4, FEWREL),
     "fewrel, entities marked": (3e-4, {**FEWREL, "entity_markers": "text"}),
 }
-"""Learning rate and sizes, as in the study."""
 ENCODERS = ("tlm-bert1-0", "tlm-bert1-1", COUNTED)
 
 

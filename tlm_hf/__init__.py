@@ -119,10 +119,7 @@ def _register() -> None:
 
 
 class _RegisterAfterImport(MetaPathFinder):
-    """Registers our classes once transformers' Auto classes or our models are imported; nothing is imported for it.
-
-    Transformers has no plug-in mechanism: it reads no entry point of another package.
-    """
+    """Registers our classes once transformers (which has no plug-ins) or our models are, and imports none."""
 
     def __init__(self) -> None:
         self.searching = threading.local()

@@ -17,10 +17,8 @@ def first_line(error: object) -> str:
 
 def no_model(source: str, error: Exception) -> UserError:
     """The error for a name that is no folder, with what the Hub said."""
-    return UserError(
-        f"There is no model {source!r}: no folder of that name is here (train it first, or check the path), and the "
-        f"Hub gave none ({first_line(error)})."
-    )
+    here = "no folder of that name is here (train it first, or check the path)"
+    return UserError(f"There is no model {source!r}: {here}, and the Hub gave none ({first_line(error)}).")
 
 
 def shown(value: Any) -> str:

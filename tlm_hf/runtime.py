@@ -71,15 +71,10 @@ def table_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors by `config.json`."""
     int8, buckets, words = config["table_dtype"] == "int8", config.get("lexical_buckets", 0), config["vocab_size"]
     hidden, heads, positions = config["hidden_size"], config["num_attention_heads"], config["max_position_embeddings"]
-    sizes = {
-        "1": 1,
-        "members": config["num_members"],
-        "words": words,
-        "rows": words + 2 * buckets,
-        "size": hidden // heads,
-    }
+    sizes = {"1": 1, "members": config["num_members"], "words": words, "rows": words + 2 * buckets}
     sizes |= {"classes": len(config["id2label"]), "hidden": hidden, "inner": config["intermediate_size"]}
-    sizes |= {"heads": heads, "row": hidden // heads + 8 * int8, "places": positions * config.get("type_vocab_size", 1)}
+    sizes |= {"heads": heads, "size": hidden // heads}
+    sizes |= {"row": hidden // heads + 8 * int8, "places": positions * config.get("type_vocab_size", 1)}
     shapes = {"gain": "members 1 hidden"} | TABLES | (LEXICAL if buckets else {})
     for name, (start, end) in LAYERS.items():
         shapes |= {f"{name}.weight": f"members {start} {end}", f"{name}.bias": f"members 1 {end}"}

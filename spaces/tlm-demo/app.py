@@ -36,7 +36,7 @@ SLOW: Json = {"show_progress": "hidden", "concurrency_limit": 1, "api_visibility
 MOST_ROWS, FEW_ROWS = 500, 300  # rows of an uploaded table, and up to which there is time for all passes over them
 MASK, MASKED = "Text with [MASK]", "The [MASK] of the matrix is returned."
 HINT = "Change a word and watch the votes move."
-PARTS = {
+PARTS = {  # title and introduction of each part of the page below the text box, in order
     "race": ("Race", f"{RACE_TEXTS} texts one by one: stock BERT and the committee in torch, its tables in numpy."),
     "build": ("Build a committee", "Tick members: each was pre-trained or fine-tuned with its own seed."),
     "train": (
@@ -49,7 +49,6 @@ PARTS = {
     "findings": ("Findings", "What a study on one laptop found, for and against."),
     "api": ("API", "Each part answers programs too, as JSON."),
 }
-"""Title and introduction of each part of the page below the text box, in order."""
 PYTHON = """from gradio_client import Client
 
 client = Client("{url}")

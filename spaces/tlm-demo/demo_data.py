@@ -20,8 +20,7 @@ Json = dict[str, Any]
 HERE = Path(__file__).absolute().parent  # not resolved: in a copy from the Hub the files are links into its cache
 CHECKOUT = HERE.parent.parent
 MIN_COUNT = 10  # a token counts as seen when it is at least so often in the pre-training text
-LONGEST_OVERLAP, SHOWN_TOKENS = 500_000, 400
-"""Characters of a text whose overlap is measured (more take seconds), and tokens of it that are shown."""
+LONGEST_OVERLAP, SHOWN_TOKENS = 500_000, 400  # characters that are measured, tokens that are shown
 RACE_TEXTS, TIMED_TEXTS = 200, 30
 HOW_TO_MAKE = "Make one with `tlm demo` or `bash scripts/quickstart.sh`, and name its folder in `TLM_DEMO`."
 NAMES = {"docstrings": "Python libraries", "ag_news": "AG News", "dbpedia_14": "DBpedia", "fewrel": "FewRel"}

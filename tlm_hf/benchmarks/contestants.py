@@ -33,8 +33,7 @@ def _frozen(folder: Path, rows: Rows, *, knows_words: bool = False) -> Answer:
     def answer(texts: Texts) -> Sequence[Any]:
         if not knows_words:
             model.words = {}
-        records: list[Any] = model(texts)
-        return records
+        return list(model(texts))
 
     return answer
 

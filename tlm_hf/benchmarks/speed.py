@@ -1,7 +1,4 @@
-"""Benchmarks of speed: a training step and frozen committees against stock BERT, and from text to label beside others.
-
-Against stock BERT weights and tokens are random: neither changes the time.
-"""
+"""Benchmarks of speed: training steps and frozen committees against stock BERT, and from text to label."""
 
 import functools
 import itertools
@@ -269,9 +266,8 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
 
 def _build_models(recipe: str, size: str, count: int, folder: Path) -> dict[Variant, Any]:
     config, deep = build_recipe(recipe, size), stock_classifier(build_recipe("bert-6", size))
-    committee = CommitteeForSequenceClassification.from_members(
-        [TLMForSequenceClassification(config).eval() for _ in range(count)]
-    )
+    members = [TLMForSequenceClassification(config).eval() for _ in range(count)]
+    committee = CommitteeForSequenceClassification.from_members(members)
     models: dict[Variant, Any] = {DEEP: deep, PLAIN: committee}
     # Special tokens alone are all that the folder of a frozen committee needs here.
     vocabulary = {"[PAD]": 0, "[UNK]": 1, "[SEP]": 2, "[MASK]": 3, "[CLS]": min(CLS, config.vocab_size - 1)}

@@ -69,13 +69,9 @@ COMMANDS = {
     "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),
-    "benchmark frozen": Command(
-        "frozen committees against committee and deep encoder", "benchmarks.speed:benchmark_latency", ROWS
-    ),
+    "benchmark frozen": Command("frozen committees against a deep encoder", "benchmarks.speed:benchmark_latency", ROWS),
     "benchmark text-to-label": Command(
-        "a frozen committee beside other text classifiers, tokenization included",
-        "benchmarks.speed:benchmark_text_to_label",
-        ("rows", "skipped"),
+        "a frozen committee beside other classifiers", "benchmarks.speed:benchmark_text_to_label", ("rows", "skipped")
     ),
     "import-paper-weights": Command(
         "a checkpoint of the paper's authors into a folder of ours, after checks",

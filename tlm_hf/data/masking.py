@@ -1,7 +1,4 @@
-"""Masked-language-model examples: order of texts and masks are functions of the seed and the position only.
-
-So a continued run, on any number of workers or processes, sees what an uninterrupted one does.
-"""
+"""Masked-language-model examples, by seed and position only: a continued run sees what an uninterrupted one does."""
 
 from collections.abc import Sequence
 from typing import Any

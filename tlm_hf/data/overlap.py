@@ -1,7 +1,4 @@
-"""Token overlap between a pre-training corpus and a task, from unsmoothed counts of tokens that are not special.
-
-So the measures depend on how many texts there are: compare corpora of one size on one split.
-"""
+"""Token overlap between a corpus and a task, from unsmoothed counts: compare corpora of one size on one split."""
 
 import math
 from collections.abc import Sequence

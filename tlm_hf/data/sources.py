@@ -21,8 +21,7 @@ from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind
 from .task_options import PLAIN, TextFormat
 
 SPLIT_WORDS = {"train": "train training", "validation": "validation valid val dev"}
-SPLIT_WORDS |= {"test": "test testing eval evaluation"}
-"""Words in the names of a folder's files and folders that tell their split."""
+SPLIT_WORDS |= {"test": "test testing eval evaluation"}  # words in the names of files and folders
 TEXT_TYPES = ("string", "large_string")
 BATCH = 1000
 ID = "id"  # column of the row's place in the source, such as `train/17` or `wikipedia/train.parquet/93`

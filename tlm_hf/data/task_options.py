@@ -8,9 +8,7 @@ from ..option_fields import option
 TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes", "problem_type", "text_pair_column")
 TEXT_OPTIONS = ("entity_markers", "shortfall", "drop_leakage", *TABLE_OPTIONS)
 """Options that are not among a run's settings, since they count by the texts that they choose."""
-PROBLEM_HELP = (
-    "single (a class a text), multi (several: a|b or lists), regression (a number); default: single, or lists."
-)
+PROBLEM_HELP = "single (a class), multi (several: a|b or lists), regression (a number); default: single, or lists."
 QUOTING = ("auto", "csv", "none")
 
 

@@ -8,8 +8,7 @@ from .tables import SPLITS, Row, TaskSource
 from .task_options import TaskArguments
 
 Groups = list[list[Row]]  # the rows of each class, in seeded order
-Sizes = dict[str, int | None]
-"""By split the texts of each class; None for no limit (validation and test: for their share)."""
+Sizes = dict[str, int | None]  # texts of each class by split; None for no limit (validation and test: their share)
 
 
 def choose_rows(

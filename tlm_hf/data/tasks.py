@@ -48,8 +48,7 @@ KNOWN = {
     "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
 UNUSED = {OBJECT: {"task_config", "task_revision"}, "fewrel": {"text_column", "task_config", "task_revision"}}
-UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed"}
-"""Options that a task has no use for, besides those of tables and of FewRel alone."""
+UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed"}  # options of no use, beside those of tables
 LABEL_WORDS = {SINGLE: "class", MULTI: "set of labels", REGRESSION: "number"}
 KEYWORDS = {"path": "task_path", "config": "task_config", "revision": "task_revision", "seed": "task_seed"}
 KEYWORDS |= {"root": "data_root"}  # keywords of `load_task` with another name among a command's options

@@ -199,10 +199,9 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
         labels = numbers[labels] if problem_type == SINGLE else labels @ np.eye(config.num_labels)[numbers]
     other_split = sha256 is not None and loading.trained_on_another_split(arguments.model, sha256)
     if other_split:
-        logger.warning(
-            f"Note: {arguments.model} was fine-tuned on another split of this task; test texts may be among its "
-            "training texts (give the task options of its fine-tuning, such as --task-seed and --train-per-label)."
-        )
+        words = "was fine-tuned on another split of this task; test texts may be among its training texts"
+        remedy = "give the task options of its fine-tuning, such as --task-seed and --train-per-label"
+        logger.warning("Note: %s %s (%s).", arguments.model, words, remedy)
     if arguments.freeze:
         model = freeze_if_possible(model, tokenizer, token_types=arguments.text_pair_column is not None)
     logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)

@@ -1,7 +1,4 @@
-"""`tlm release push`: a verified release up to the Hub, each repository in one commit, in an order in which links hold.
-
-The Hub itself says what is up, so the same command continues after an interrupt.
-"""
+"""`tlm release push`: a verified release up to the Hub, one commit a repository, in an order in which links hold."""
 
 import logging
 from typing import Any

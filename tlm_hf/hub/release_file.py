@@ -28,7 +28,7 @@ class Kind(NamedTuple):
 
 
 CLASSIFIER = ("task", "example")
-KINDS = {
+KINDS = {  # in the order in which they are made, verified and pushed: links hold at every moment
     "encoder": Kind("encoders", "pretrain", ("corpus", "example", "revisions")),
     "adapter": Kind("adapters", "finetune", ("base", *CLASSIFIER)),
     "classifier": Kind("classifiers", "finetune", ("base", *CLASSIFIER, "revisions")),
@@ -36,10 +36,8 @@ KINDS = {
     "frozen": Kind("frozen", "freeze", ("base", *CLASSIFIER)),
     "space": Kind("spaces", None, ("committees", "deep", "encoders")),
 }
-"""In the order in which they are made, verified and pushed: what is linked to comes before what links to it."""
-LINKS = {"base": ("encoder", "classifier", "committee"), "members": ("classifier",)}
+LINKS = {"base": ("encoder", "classifier", "committee"), "members": ("classifier",)}  # fields that name others
 LINKS |= {"committees": ("committee",), "deep": ("classifier",), "encoders": ("encoder",)}
-"""Fields that name other repositories, and the kinds that they may name."""
 
 
 @strict

@@ -20,10 +20,8 @@ SECRETS = {
     "a password in an address": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]{3,}@[\w.-]+"),
 }
 TEXT = frozenset({".json", ".md", ".py", ".txt", ".yaml", ".css", ".csv", ".svg"})
-ALLOWED = TEXT | {".safetensors", ".png", ".npz"}
-"""Kinds of files that a repository may hold; no pickle is among them (arrays in .npz are read without)."""
-START = r"(?:(?<![\w.-])|(?<=\\[nrt]))"
-"""Where a path can begin: not within a word, but after an escaped line break of JSON."""
+ALLOWED = TEXT | {".safetensors", ".png", ".npz"}  # of a repository; no pickle is among them (.npz is read without)
+START = r"(?:(?<![\w.-])|(?<=\\[nrt]))"  # where a path can begin: not within a word, but after an escaped line break
 HOME = START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+"
 
 

@@ -208,17 +208,15 @@ def copy_model_files(run: Path, folder: Path, kind: str) -> None:
         shutil.copyfile(path, folder / path.name)
 
 
-def stage_model(
-    run_folder: Path, destination: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None
-) -> Path:
+def stage_model(run: Path, target: Path, kind: str, results: Json, facts: CardFacts, plot: Path | None = None) -> Path:
     """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
-    with whole_folder(destination) as folder:
-        copy_model_files(run_folder, folder, kind)
+    with whole_folder(target) as folder:
+        copy_model_files(run, folder, kind)
         if plot is not None:
             shutil.copy2(plot, folder / plot.name)
         facts = replace(facts, uncased=is_uncased(folder), plots={plot.name: "accuracy"} if plot else {})
-        (folder / "README.md").write_text(render_card(kind, destination.name, results, facts), encoding="utf-8")
-    return destination
+        (folder / "README.md").write_text(render_card(kind, target.name, results, facts), encoding="utf-8")
+    return target
 
 
 def stage_release_model(run: SourceRun, release: Release, folder: Path, evaluation: Json | None, inputs: Json) -> None:

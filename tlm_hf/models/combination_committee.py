@@ -86,9 +86,7 @@ def loss_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Tensor:
     floating = several or problem_type == REGRESSION
     if shape != (tuple(logits.shape) if several else (len(logits),)) or labels.is_floating_point() != floating:
         asked = "0. and 1. (batch, num_labels)" if several else "numbers (batch,)" if floating else "class ids (batch,)"
-        raise ValueError(
-            f"A committee of {problem_type or SINGLE} takes {asked} as labels, not {labels.dtype} {shape}."
-        )
+        raise ValueError(f"A {problem_type or SINGLE} committee takes {asked} as labels, not {labels.dtype} {shape}.")
     if several:
         return F.binary_cross_entropy_with_logits(logits.float(), labels.float())
     if floating:

@@ -27,10 +27,7 @@ def hash_pairs(ids: Any, buckets: int) -> Any:
 def hash_words(ids: Tensor, continues: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
     """Buckets (batch, sequence) of the words that tokens belong to, and where one of several tokens starts.
 
-    Args:
-        ids: integers (batch, sequence).
-        continues: 1 or 0 of each of these tokens (batch, sequence).
-        buckets: how many there are.
+    Both `ids` and `continues`, which is 1 or 0 of each token, are (batch, sequence).
     """
     word = (1 - continues).cumsum(dim=1)
     together = (word[:, :, None] == word[:, None]).to(ids.dtype)

@@ -27,15 +27,13 @@ from ..recipes import HEAD_SIZE
 from ..runs.atomic_files import Json, read_json, whole_folder
 
 Tensors = Mapping[str, torch.Tensor]
-AUTHORS_LENGTH, AUTHORS_PAD_ID = 128, 0
-"""They pad every text to this length, which their convolutions see; config.json may say 101, [CLS], for [PAD]."""
+AUTHORS_LENGTH, AUTHORS_PAD_ID = 128, 0  # of their padding, which convolutions see; config.json may say 101
 LAYER, BLOCK = "bert.encoder.layer.", "bert.encoder.layer.0."
 POSITIONS = "bert.embeddings.position_embeddings.weight"
-TIED = {
+TIED = {  # may be absent, since they are other tensors under a second name
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
 }
-"""May be absent, since they are other tensors under a second name."""
 BUFFER = "bert.embeddings.position_ids"  # of older transformers; stock BERT does not read it either
 # Fields of their configuration: those that must be there, others that ours has too, and what all their models share.
 NEEDED = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings"
@@ -114,10 +112,7 @@ def _open_checkpoint(folder: Path) -> tuple[Json, Tensors]:
 
 
 def _build_model(folder: Path, fields: Json, tensors: Tensors, pad_token_id: int) -> tuple[PreTrainedModel, list[str]]:
-    """Our model in float32 and evaluation mode, and notes for the user; UserError for tensors that no such model has.
-
-    A convolution model's output depends on `pad_token_id`, [PAD] of the tokenizer.
-    """
+    """Our model in float32 and evaluation mode, and notes; UserError for tensors that no such model has."""
     config = _build_config(folder, fields, tensors, pad_token_id)
     notes = _notes(fields, tensors, config)
     if config.has_convolution and config.max_position_embeddings > AUTHORS_LENGTH and POSITIONS in tensors:

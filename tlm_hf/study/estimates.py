@@ -14,8 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.special import softmax
 
-DRAWS = 10_000
-"""With 2,000 the ends of an interval move by a tenth of a point from seed to seed, with these by a few hundredths."""
+DRAWS = 10_000  # with 2,000 the ends of an interval move by a tenth of a point from seed to seed
 LEVEL = 0.95
 
 

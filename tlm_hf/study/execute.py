@@ -1,7 +1,4 @@
-"""Carrying out one run of the study; its record (settings, results, logits) is written whole or not at all.
-
-Weights and checkpoints stay in the work folder: a killed run continues from them.
-"""
+"""One run of the study, which continues when it was killed; its record (settings, results, logits) is written whole."""
 
 import os
 from collections.abc import Callable

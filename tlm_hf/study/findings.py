@@ -22,8 +22,7 @@ from .execute import Record
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
 
-NOT_WORSE = 0.01
-"""A committee is not worse than the deep encoder when the interval of the difference is above minus this."""
+NOT_WORSE = 0.01  # a committee is not worse when the interval of its difference from the deep encoder is above minus it
 SMALLEST = "smallest that is not worse"
 Logits = tuple[np.ndarray, np.ndarray]  # logits (items, members, classes) and labels (items,)
 Right = dict[int, np.ndarray]  # right or wrong by seed, float (items,) each

@@ -18,8 +18,7 @@ from ..training.pretrain_options import GROUPS, CorpusOptions
 
 PLAN_FILE = Path(__file__).with_name("plan.yaml")
 ARM_NAMES = {"pretrained": "pre-trained", "scratch": "from scratch"}
-BASELINE_NAMES = {"linear": "TF-IDF + linear model", "minilm": "frozen MiniLM-L6 + linear model"}
-"""By kind of run the name in tables."""
+BASELINE_NAMES = {"linear": "TF-IDF + linear model", "minilm": "frozen MiniLM-L6 + linear model"}  # by kind
 SET_BY_STUDY = (
     *("corpus", "corpus_config", "data_root", "disable_tqdm", "num_members", "num_threads", "output_dir"),
     *("recipe", "seed", "size", "task", "tokenizer", "workers"),

@@ -13,8 +13,7 @@ from ..runs.atomic_files import Json
 
 RETRIES = 3
 SLOTS = 8  # runs that a node does at once: one for each core or GPU
-LOST_SECONDS = 1200.0
-"""What the death of its node costs a run at most: ten minutes since its checkpoint, ten until it goes on elsewhere."""
+LOST_SECONDS = 1200.0  # lost at most when a node dies: 10 minutes since the checkpoint, 10 until the run goes on
 
 
 class RayExecutor(Executor):

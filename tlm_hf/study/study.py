@@ -23,10 +23,8 @@ from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import SLOTS, RayExecutor, makespan
 
 BATCH_SIZE, MANY_LABELS = 32, 16  # texts of a step, and labels of a task, where no record has timed such a training
-MULTIPLY_ADDS_PER_SECOND = 5e10
-"""Of one core, for trainings that no record has timed: the laptop study had 5.1e10 (`bert-1`) to 7.4e10 (`bert-6`)."""
-STEP_SECONDS, START_SECONDS = 0.008, 10.0
-"""Time of a training that is no multiply-adds: in each step, and once for reading and scoring texts."""
+MULTIPLY_ADDS_PER_SECOND = 5e10  # of one core: the laptop study had 5.1e10 (`bert-1`) to 7.4e10 (`bert-6`)
+STEP_SECONDS, START_SECONDS = 0.008, 10.0  # of a training beside multiply-adds: each step; reading and scoring
 TELLING = ("recipe", "task")  # settings that tell how long a step takes
 NODES, DEATH_SECONDS = (1, 8, 64), 86400.0
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 240.0, "latency": 60.0}
@@ -137,9 +135,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     after = {name: [need.name for need in runs[name].needs if need.name in left] for name in left}
     for nodes in NODES if left else ():
         alive, dying = (makespan(left, after, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))
-        words.append(
-            f"--executor ray, {nodes} nodes of {SLOTS} cores: {alive:.1f} hours; {dying:.1f} if each dies once a day."
-        )
+        words.append(f"Ray, {nodes} nodes of {SLOTS} cores: {alive:.1f} hours; {dying:.1f} if each dies once a day.")
     shown = "\n".join([table.reset_index().to_string(index=False, float_format="{:.2f}".format), *words])
     done = len(runs) - len(left)
     return {"table": shown, "runs": len(runs), "done": done, "waiting": state.waiting, "core_hours": hours}

@@ -14,6 +14,7 @@ import datasets
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from .. import loading
 from ..data.corpora import load_corpus
 from ..data.embedded import pretrained
 from ..data.kinds import NAMES, PAIR, as_one_text, class_names, per_label, problem_of, texts_of
@@ -24,28 +25,13 @@ from ..data.tokenization import train_wordpiece
 from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
 from ..errors import UserError, check_range, flag
 from ..evaluation.linear_models import fit_tfidf
-from ..loading import (
-    load_classifier,
-    load_classifier_tokenizer,
-    load_matching_tokenizer,
-    read_encoder_config,
-    weights_hash,
-)
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..recipes import build_config
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .committee_report import (
-    freeze_joined,
-    learning_curve,
-    next_commands,
-    notes,
-    save_folder,
-    score_models,
-    write_report,
-)
+from . import committee_report
 from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
@@ -63,8 +49,7 @@ OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "tem
 """Results of the joining that the command's results repeat."""
 OWN_TEXT = "none"  # value of `--encoder` that asks for pre-training on the table's own texts
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
-NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}
-"""Texts and encoders count by their hashes."""
+NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}  # data and encoders count by hashes
 
 
 @dataclass(frozen=True)
@@ -78,13 +63,12 @@ class Recipe:
     token_dropout: float = 0.2
 
 
-RECIPES = {
+RECIPES = {  # by the largest number of training rows; chosen on DBpedia and the docstrings task
     100: Recipe(COUNTED, 40.0),
     300: Recipe(COUNTED, 20.0),
     1000: Recipe("tlm-", 20.0),
     math.inf: Recipe("tlm-", 8.0),
 }
-"""By the largest number of training rows, in order; chosen on DBpedia and the docstrings task."""
 OWN_TEXT_RECIPE = Recipe("", 8.0, learning_rate=1e-3, head="new", token_dropout=0.0)
 
 
@@ -115,7 +99,7 @@ def train_committee(
     """
     arguments = OwnDataArguments(text_column=text, label_column=label, text_pair_column=text_pair, **options)
     output, results, joined = train_from_table(data, arguments)
-    committee: Any = load_classifier(str(output)) if joined is None else joined.committee
+    committee: Any = loading.load_classifier(str(output)) if joined is None else joined.committee
     return committee, results
 
 
@@ -133,7 +117,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     name = Path(data).stem if isinstance(data, str | Path) else "own"
     output = Path(arguments.output_dir or f"outputs/{name}-committee").expanduser()
     settings = {name: value for name, value in vars(arguments).items() if name not in NOT_DECISIVE}
-    settings |= {"encoder": [weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
+    settings |= {"encoder": [loading.weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return output, run.results, None
@@ -172,7 +156,7 @@ def _train(
     linear, pipeline = fit_tfidf(task)
     vectors = word_vectors(tokenizer, encoders)
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
-    curve = learning_curve(tokenizer, vectors, task, table)
+    curve = committee_report.learning_curve(tokenizer, vectors, task, table)
     within = fit()
     logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
@@ -182,7 +166,7 @@ def _train(
     members = [str(Path(tuning["output_dir"]) / member["folder"]) for member in tuned]
     joining = CommitteeArguments("the table", members=members, disable_tqdm=True)
     committee = load_members(joining, task)
-    joined = join_members(joining, task, committee, load_classifier_tokenizer(members[0], committee), table)
+    joined = join_members(joining, task, committee, loading.load_classifier_tokenizer(members[0], committee), table)
     results = {
         "output_dir": portable_path(str(run.folder)),
         "text_pair_column": arguments.text_pair_column,
@@ -195,15 +179,16 @@ def _train(
         "class_rows": per_label(*task.values()),
         "committee": joined.results["test"],
         **{name: joined.results[name] for name in OF_COMMITTEE},
-        **score_models(task, joined, linear),
+        **committee_report.score_models(task, joined, linear),
         "learning_curve": curve,
-        "frozen": freeze_joined(joined, texts_of(task["test"]), run.folder / "work" / "frozen"),
+        "frozen": committee_report.freeze_joined(joined, texts_of(task["test"]), run.folder / "work" / "frozen"),
     }
-    results["notes"] = notes(results)
+    results["notes"] = committee_report.notes(results)
     columns = (arguments.text_column, arguments.text_pair_column)
-    results["report"] = write_report(results, str(run.folder), next_commands(str(run.folder), *columns))
-    commands = next_commands(results["output_dir"], *columns)
-    return run.finish(partial(save_folder, run, results, commands, joined, pipeline), results), joined
+    commands = committee_report.next_commands(str(run.folder), *columns)
+    results["report"] = committee_report.write_report(results, str(run.folder), commands)
+    commands = committee_report.next_commands(results["output_dir"], *columns)
+    return run.finish(partial(committee_report.save_folder, run, results, commands, joined, pipeline), results), joined
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
@@ -222,8 +207,8 @@ def _check_options(arguments: OwnDataArguments) -> None:
     if unused and encoders:
         raise UserError(f"{flag(unused[0])} works only for encoders that are pre-trained here: add --encoder none.")
     for name in encoders:
-        config = read_encoder_config(name)
-        load_matching_tokenizer(name, config["vocab_size"])
+        config = loading.read_encoder_config(name)
+        loading.load_matching_tokenizer(name, config["vocab_size"])
         check_length(arguments.max_length, name, config["max_position_embeddings"])
     check_one_tokenizer(encoders)
 
@@ -246,8 +231,8 @@ def _measure_texts(
     arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str
 ) -> tuple[PreTrainedTokenizerBase, TextFacts]:
     """The encoders' tokenizer, and what is cut or unknown in the texts of all splits, which is said."""
-    config = read_encoder_config(encoder)
-    tokenizer, limit = load_matching_tokenizer(encoder, config["vocab_size"]), config["max_position_embeddings"]
+    config = loading.read_encoder_config(encoder)
+    tokenizer, limit = loading.load_matching_tokenizer(encoder, config["vocab_size"]), config["max_position_embeddings"]
     tokenizer.model_max_length = arguments.max_length or min(tokenizer.model_max_length, limit)
     longest = limit if arguments.encoder else LONGEST_DEFAULT
     return tokenizer, TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, longest)
@@ -268,9 +253,7 @@ def _pretrain_encoders(
         arguments.max_length = max(config.max_position_embeddings, min(percentile, LONGEST_DEFAULT))
     trained.model_max_length = arguments.max_length
     trained.save_pretrained(tokenizer)
-    options: Json = {
-        name: getattr(arguments, name) for name in ("num_members", "workers", "size", "max_length", "seed")
-    }
+    options: Json = {key: getattr(arguments, key) for key in ("num_members", "workers", "size", "max_length", "seed")}
     options |= {"output_dir": str(encoders), "corpus": str(corpus), "tokenizer": str(tokenizer), "num_threads": 1}
     options |= {"max_steps": arguments.pretrain_steps, "bf16": "false"}  # float32 for fine-tuning too
     members = pretrain_members(**options)["members"]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from ..data.task_options import TableFormat
 from ..option_fields import option
 
-MEMBERS, OF_NONE = "members", "pre-training, with --encoder none"
-"""Headings of `--help`."""
+MEMBERS, OF_NONE = "members", "pre-training, with --encoder none"  # headings of `--help`
 
 
 @dataclass
@@ -21,13 +20,9 @@ class OwnDataArguments(TableFormat):
         "table's own texts, for other languages than English.",
         group=MEMBERS,
     )
-    num_train_epochs: float | None = option(
-        None, "Passes of fine-tuning (default: by the number of rows).", group=MEMBERS
-    )
+    num_train_epochs: float | None = option(None, "Passes of fine-tuning (default: by the rows).", group=MEMBERS)
     learning_rate: float | None = option(None, "Its peak rate (default: by the number of rows).", group=MEMBERS)
-    class_weights: str | None = option(
-        None, "balanced: texts of rare classes count more.", choices=["balanced"], group=MEMBERS
-    )
+    class_weights: str | None = option(None, "balanced: rare classes count more.", choices=["balanced"], group=MEMBERS)
     max_length: int | None = option(
         None, "Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to 512).", group=MEMBERS
     )
@@ -37,7 +32,7 @@ class OwnDataArguments(TableFormat):
     pretrain_steps: int = option(3000, "Optimizer steps, 32 texts each.", group=OF_NONE)
     cased: bool = option(False, "The tokenizer keeps capital letters.", group=OF_NONE)
     keep_accents: bool | None = option(
-        None, "It keeps accents and vowel signs; default: unless the text is English-like.", group=OF_NONE
+        None, "It keeps accents, vowel signs; default: unless English-like.", group=OF_NONE
     )
     output_dir: str = option("", "Output folder (default: outputs/NAME-committee).", group="output")
     time_budget: str | None = option(None, "Such as 2m or 1h: fewer passes or members, to end in time.", group="output")
