@@ -126,7 +126,11 @@ def freeze(arguments: FreezeArguments) -> Json:
 
 
 def write_frozen(
-    committee: Any, tokenizer: Any, folder: Path, table_dtype: str = "float32", token_types: bool = False
+    committee: CommitteeForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    table_dtype: str = "float32",
+    token_types: bool = False,
 ) -> FrozenCommitteeForSequenceClassification:
     """Freeze a committee into a folder: tables, tokenizer and `RUNTIME_FILES`; ValueError where that is impossible."""
     frozen = committee.freeze(table_dtype, tokenizer.cls_token_id, token_types)

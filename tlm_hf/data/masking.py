@@ -22,10 +22,10 @@ class PretrainingSchedule(Dataset):
     """The sequence of texts that a training sees: pass after pass in seeded orders, exactly resumable.
 
     Stock Trainer reads it in sequence (`train_sampling_strategy="sequential"`, `remove_unused_columns=False`), since
-    its own order may change when a run is resumed (transformers#11323). Each epoch holds whole batches. `input_ids` are
-    those of each text (arrays, lists, or a column of a data set), `num_items` is batch size x steps, `batch_size` the
-    texts of an optimizer step over all processes. With `group_by_length` the texts of 50 batches are sorted by length,
-    and the batches shuffled.
+    its own order may change when a run is resumed (transformers#11323). Each epoch holds as many whole batches as there
+    are texts for; the texts left over change from epoch to epoch. `input_ids` are those of each text (arrays, lists, or
+    a column of a data set), `num_items` is batch size x steps, `batch_size` the texts of an optimizer step over all
+    processes. With `group_by_length` the texts of 50 batches are sorted by length, and the batches shuffled.
     """
 
     def __init__(

@@ -38,7 +38,8 @@ class TokenOverlap:
         overlap = TokenOverlap(AutoTokenizer.from_pretrained("bert-base-uncased"), max_length=128)
         print(overlap.compute(corpus_texts, task_texts).jensen_shannon_bits)
 
-    A token that the corpus has `min_count` times is covered; of each text `max_length` tokens count (None: all).
+    A token that the corpus has `min_count` times is covered; of each text `max_length` tokens count, special
+    ones included (None: all).
     """
 
     def __init__(

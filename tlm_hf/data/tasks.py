@@ -59,9 +59,10 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
 
     `task` is its name, path or Hub name, or a table; `options` are the other fields of `TaskArguments`, those of
     `KEYWORDS` by their short names. Splits that the source lacks come out of its training rows. Rows depend on the
-    texts and the seed alone; fewer are a subset of more. Those without text or label are left out, and those whose text
-    is in another split. With `problem_type` multi the labels are lists of classes, with regression numbers; pairs of
-    texts have a column `text_pair`. Raises UserError for what cannot be read, or an option without use.
+    texts and the seed alone; fewer training rows are a subset of more. Rows without text or label are left out, and
+    those whose text is in another split: test comes before validation before train. With `problem_type` multi the
+    labels are lists of classes, with regression numbers; pairs of texts have a column `text_pair`. Raises UserError for
+    what cannot be read, or an option without use.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
     return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]

@@ -46,7 +46,11 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
 
 
 def measure(problem_type: str, logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> Json:
-    """The metrics of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them."""
+    """The metrics of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them.
+
+    Of several labels a text those of probability `threshold` or more are predicted, and `subset_accuracy` is the share
+    of texts whose labels are all right.
+    """
     if problem_type == SINGLE:
         return classification_metrics(logits, labels)
     if problem_type == REGRESSION:
@@ -73,7 +77,10 @@ def _regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, fl
 def class_metrics(
     logits: np.ndarray, labels: np.ndarray, names: list[str], threshold: float = 0.5
 ) -> dict[str, dict[str, float]]:
-    """`precision`, `recall`, `f1` (0 where undefined) and number of `texts` of each class, from logits (n, classes)."""
+    """`precision`, `recall`, `f1` (0 where undefined) and number of `texts` of each class, by its name.
+
+    Logits are (n, classes), in the order of the names; labels (n,), or of several a text (n, classes).
+    """
     predicted = answers_of(logits, SINGLE if labels.ndim == 1 else MULTI, threshold)
     table = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
     columns = ["precision", "recall", "f1", "texts"]

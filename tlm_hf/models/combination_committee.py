@@ -26,7 +26,10 @@ SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classifi
 
 
 def combine(
-    member_logits: Tensor, combination: str = "probabilities", temperature: float = 1.0, problem_type: Any = SINGLE
+    member_logits: Tensor,
+    combination: str = "probabilities",
+    temperature: float = 1.0,
+    problem_type: str | None = SINGLE,
 ) -> Tensor:
     """Join the members' logits (batch, members, num_labels) to float32 (batch, num_labels)."""
     if combination not in COMBINATIONS:

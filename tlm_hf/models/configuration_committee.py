@@ -66,6 +66,7 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def num_members(self) -> int:
+        """Number of members."""
         return len(self.member_configs or [])
 
     def build_member_configs(self) -> list[TLMConfig]:

@@ -92,6 +92,7 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
 
     @property
     def has_convolution(self) -> bool:
+        """Whether there is a convolution front-end before the transformer layers."""
         return bool(self.conv_kernel_sizes)
 
     @classmethod
