@@ -48,13 +48,15 @@ def plain_choice(raw, seed, wanted, validation_texts) -> tuple[list[str], list[s
 
 
 class TestChoice:
-    def test_a_corpus_with_repeated_and_empty_rows(self, tmp_path, cache):
+    def test_a_corpus_with_repeated_and_empty_rows(self, tmp_path, cache, caplog):
         path = write(tmp_path / "corpus.parquet", RAW)
         corpus = load_corpus(path, num_texts=40, seed=2, validation_texts=5)
         train, held_out = plain_choice(RAW, 2, 40, 5)
         assert corpus["train"]["text"][:] == train
         assert corpus["validation"]["text"][:] == held_out
         assert corpus["train"].column_names == ["text", "id"]
+        usable = [text.strip() for text in RAW if text is not None and text.strip()]
+        assert f"{len(RAW) - len(usable)} (empty), {len(usable) - len(set(usable))} (duplicates)" in caplog.text
         for split in corpus.values():
             for row in split:
                 place, number = row["id"].split("/")

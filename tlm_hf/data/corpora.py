@@ -1,6 +1,7 @@
 """Pre-training corpora: `docstrings` (embedded), `wikipedia`, any local text, any Hub data set, any loaded table."""
 
 import itertools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .docstrings import load_docstrings
 from .task_options import PLAIN, TextFormat
 from .wikipedia import CONFIG, REPOSITORY, REVISION, stream_wikipedia
 
+logger = logging.getLogger(__name__)
 TEXT_UNITS = ("line", "paragraph")
 STREAMED_TEXTS = 40_000  # training texts of a streamed Wikipedia where no number is given
 
@@ -34,8 +36,8 @@ def load_corpus(
     """Load a corpus as the splits `train` and `validation` with the columns `text` and `id`, its place.
 
     `corpus` is `docstrings`, `wikipedia` (of the data root, else streamed), a path, `owner/name` on the Hub, or tables;
-    other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are dropped.
-    `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
+    other options are those of `sources.read_source`. Texts are stripped; empty ones and duplicates are left out and
+    counted. `num_texts` None means all (40,000 of a streamed Wikipedia); subsets are seeded and nested. At most
     `validation_texts` are held out, of the source's validation split or a tenth of the corpus, the same for every seed
     and size. Raises UserError for no such corpus or column, too few texts, or an option without use.
     """
@@ -60,7 +62,8 @@ def load_corpus(
     texts = [_clean(table, split, text_column) for split, table in tables.items()]
     if len(tables) > 1 and not len(texts[1]):
         raise UserError(f"The validation split of {name!r} has no text in {text_column!r}: give it text.")
-    return _choose(name, texts, num_texts, validation_texts, seed)
+    empty = sum(map(len, tables.values())) - sum(map(len, texts))
+    return _choose(name, texts, empty, num_texts, validation_texts, seed)
 
 
 def _read(corpus: Any, name: str, column: str, options: Json) -> dict[str, datasets.Dataset]:
@@ -96,7 +99,7 @@ def _clean(table: datasets.Dataset, split: str, column: str) -> datasets.Dataset
 
 
 def _choose(
-    name: str, tables: list[datasets.Dataset], num_texts: int | None, validation_texts: int, seed: int
+    name: str, tables: list[datasets.Dataset], empty: int, num_texts: int | None, validation_texts: int, seed: int
 ) -> datasets.DatasetDict:
     """Hold out texts (of the source's validation split, the second table, if any) and choose training texts."""
     texts, own = tables[0], tables[-1]
@@ -104,6 +107,10 @@ def _choose(
     order = np.unique(keys, return_index=True)[1]  # of equal texts the first
     if len(order) < 2:
         raise UserError(f"{name!r} has {len(order)} usable texts: give a corpus with text, or set --text-column.")
+    dropped = {"empty": empty, "duplicates": len(texts) - len(order)}
+    words = ", ".join(f"{count} ({reason})" for reason, count in dropped.items() if count)
+    if words:
+        logger.warning(f"Note: {name}: left out {words}.")
     if own is texts:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         rest = np.sort(order[len(held_out) :])
