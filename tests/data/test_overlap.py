@@ -1,8 +1,7 @@
-"""Token overlap: the measures and `TokenOverlap`."""
+"""Token overlap: the measures and `token_overlap`."""
 
 import math
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data.overlap import TokenOverlap, count_tokens, encode_texts, jensen_shannon_bits, measure_overlap
+from tlm_hf.data.overlap import count_tokens, encode_texts, jensen_shannon_bits, measure_overlap, token_overlap
 from tlm_hf.errors import UserError
 
 TASK = ["the teacher sails a boat", "the boat is new, the sail is old", "bread and salt, zzz"]
@@ -90,10 +89,10 @@ def test_bad_sides_are_refused_in_one_sentence(tokenizer):
     assert not count_tokens(encode_texts([], tokenizer)).any()
     for sides in ((["☃"], TASK), (TASK, [])):
         with pytest.raises(UserError):
-            TokenOverlap(tokenizer).compute(*sides)
+            token_overlap(*sides, tokenizer)
 
 
 def test_token_overlap_by_counter(tokenizer, sentences):
-    found = asdict(TokenOverlap(tokenizer, min_count=2, max_length=9).compute(sentences, TASK))
+    found = token_overlap(sentences, TASK, tokenizer, min_count=2, max_length=9)
     expected = by_hand(counter_of(sentences, tokenizer, 9), counter_of(TASK, tokenizer, 9), 2)
     assert found == pytest.approx(expected, abs=1e-12)

@@ -154,13 +154,11 @@ class Planner:
         candidate = self.chosen(point.recipe, point.task, point.arm)
         if candidate is None:
             return {}
-        return {
-            key: [
-                self.finetuning(point.recipe, point.task, encoder, seed, candidate, point.train_per_label)
-                for seed in seeds
-            ]
-            for key, (encoder, seeds) in point.encoders.items()
-        }
+        runs = {}
+        for key, (encoder, seeds) in point.encoders.items():
+            options = candidate, point.train_per_label
+            runs[key] = [self.finetuning(point.recipe, point.task, encoder, seed, *options) for seed in seeds]
+        return runs
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """Encoders of a recipe or variant on the whole corpus by seed, with their own fine-tuning seeds."""
@@ -199,7 +197,7 @@ class Planner:
             subset, steps = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}", plan.overlap.max_steps
             encoders = {p: (self.pretraining(shallow, p, subset, max_steps=steps), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
-        for count in plan.labels.train_per_label if plan.labels else ():
+        for count in plan.labels:
             for model in [shallow, *plan.committee.variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}
                 yield Point(LABELS, task, model, count, shallow, encoders, count)

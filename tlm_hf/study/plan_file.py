@@ -72,12 +72,6 @@ class OverlapPlan(Section):
     max_steps: Count
 
 
-class LabelsPlan(Section):
-    """Finding e."""
-
-    train_per_label: list[Count] = Field(min_length=1)
-
-
 class VariantPlan(Section):
     """Members of the first recipe that are pre-trained in another way: options of `tlm pretrain` beside its own."""
 
@@ -111,7 +105,7 @@ class SizePlan(Section):
     corpus_size: CorpusSizePlan
     overlap: OverlapPlan
     committee: CommitteePlan
-    labels: LabelsPlan | None = None
+    labels: list[Count] = []
     baselines: list[Literal["linear", "minilm"]] = ["linear"]
 
     @property

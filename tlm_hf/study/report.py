@@ -218,24 +218,15 @@ def _gap(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     axes.set_xticks(range(len(models)), [model.replace(" of ", " of\n") for model in models])
 
 
-def _corpus_size(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
+def _gap_by_count(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     gaps = rows[rows["measure"] == "gap"]
-    kinds = gaps["model"].str.split(", ").str[-1]
-    # The two are shifted apart, or one interval hides the other.
-    _points(axes, gaps, gaps["x"] * kinds.map({"equal steps": 0.98, "equal epochs": 1.02}), kinds)
-    axes.axhline(0, color=BLACK, linewidth=0.6)
-    axes.set_xscale("log", base=2)
-    sizes = plan.corpus_size.num_texts
-    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
-
-
-def _label_counts(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
-    gaps = rows[rows["measure"] == "gap"]
-    _points(axes, gaps, gaps["x"], gaps["model"])
+    names = gaps["model"].str.split(", ").str[-1]
+    # Equal steps and equal epochs are shifted apart, or one interval hides the other.
+    _points(axes, gaps, gaps["x"] * names.map({"equal steps": 0.98, "equal epochs": 1.02}).fillna(1), names)
     axes.axhline(0, color=BLACK, linewidth=0.6)
     axes.set_xscale("log", base=2)
     counts = sorted(gaps["x"].unique())
-    axes.set_xticks(counts, counts)
+    axes.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=8)
 
 
 def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
@@ -252,8 +243,8 @@ def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
 
 PLOTS: dict[str, tuple[str, str, str, Callable[[Any, pd.DataFrame, SizePlan], None]]] = {
     "gap.png": (GAP, "", "test accuracy (%)", _gap),
-    "corpus_size.png": (CORPUS_SIZE, "pre-training texts", "gap (points)", _corpus_size),
+    "corpus_size.png": (CORPUS_SIZE, "pre-training texts", "gap (points)", _gap_by_count),
     "committee.png": (COMMITTEE, "members", "test accuracy (%)", _committee),
-    "labels.png": (LABELS, "training texts of a class", "gap (points)", _label_counts),
+    "labels.png": (LABELS, "training texts of a class", "gap (points)", _gap_by_count),
 }
 """By file the finding, the titles of the axes, and what draws a panel."""
