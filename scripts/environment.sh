@@ -6,7 +6,7 @@
 #
 # It activates the environment and goes to the checkout, or prints one sentence and returns 2. A second call with the same
 # lock installs nothing. What runs there looks nothing up on the Hub.
-# PYTHON picks the interpreter (default: the first Python >= 3.11), TLM_VENV the folder (default: .venv in the checkout).
+# PYTHON picks the interpreter (default: python3), TLM_VENV the folder (default: .venv in the checkout).
 
 TLM_ROOT="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
 
@@ -15,18 +15,8 @@ _tlm_fail() {
     return 2
 }
 
-_tlm_python() {
-    local name
-    for name in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
-        "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null </dev/null || continue
-        printf '%s\n' "$name"
-        return
-    done
-    _tlm_fail "no Python >= 3.11 with the modules venv and ensurepip found: install one, or set PYTHON to it"
-}
-
 tlm_environment() {
-    local lock="$1" venv="${TLM_VENV:-$TLM_ROOT/.venv}" python key
+    local lock="$1" venv="${TLM_VENV:-$TLM_ROOT/.venv}" python="${PYTHON:-python3}" key
     local pip=("$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-input)
     key="$(cat "$TLM_ROOT/pyproject.toml" "$TLM_ROOT/requirements.lock" "$TLM_ROOT/$lock" | cksum) $TLM_ROOT"
     if [ "$(cat "$venv/.tlm-$lock" 2>/dev/null)" != "$key" ]; then
@@ -37,7 +27,9 @@ tlm_environment() {
         # An installation that was cut off leaves packages that pip takes for whole, so it starts from nothing.
         [ ! -e "$venv/.tlm-unfinished" ] || rm -rf -- "$venv"
         printf '[environment] installing %s into %s (some minutes the first time)\n' "$lock" "$venv"
-        python="$(_tlm_python)" && mkdir -p "$venv" && touch "$venv/.tlm-owner" "$venv/.tlm-unfinished" &&
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' </dev/null ||
+            { _tlm_fail "$python is not Python >= 3.11: install one, or set PYTHON to it"; return; }
+        mkdir -p "$venv" && touch "$venv/.tlm-owner" "$venv/.tlm-unfinished" &&
             "$python" -m venv "$venv" </dev/null || return 2
         # torch first and alone: in one resolution with everything else pip may download several builds of it.
         "${pip[@]}" --constraint "$TLM_ROOT/requirements.lock" torch </dev/null &&
