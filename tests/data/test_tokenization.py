@@ -12,8 +12,14 @@ from helpers_commands import write_corpus
 from tokenizers import BertWordPieceTokenizer
 
 from tlm_hf.data.sources import read_source
-from tlm_hf.data.tokenization import SPECIAL_TOKENS, load_tokenizer, tokenize, tokenizer_hash, train_wordpiece
-from tlm_hf.data.windows import TextFacts
+from tlm_hf.data.tokenization import (
+    SPECIAL_TOKENS,
+    TextFacts,
+    load_tokenizer,
+    tokenize,
+    tokenizer_hash,
+    train_wordpiece,
+)
 from tlm_hf.loading import load_matching_tokenizer
 
 DATA = os.environ.get("TLM_DATA")

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlm_hf.data import windows as module
-from tlm_hf.data.tokenization import train_wordpiece
-from tlm_hf.data.windows import TextFacts, Windows, tokenize_once
+from tlm_hf.data import tokenization as module
+from tlm_hf.data.tokenization import TextFacts, Windows, tokenize_once, train_wordpiece
 
 CLS, SEP = 2, 3
 

@@ -21,8 +21,7 @@ from transformers.utils import ModelOutput
 
 from ..data.kinds import class_names, labels_of, per_label, problem_of, texts_of
 from ..data.tasks import load_task_from, task_hash, text_options
-from ..data.tokenization import tokenize, tokenizer_hash
-from ..data.windows import TextFacts
+from ..data.tokenization import TextFacts, tokenize, tokenizer_hash
 from ..errors import UserError
 from ..evaluation.metrics import HEADLINE, class_metrics, class_table, measure
 from ..evaluation.scoring import predict_logits

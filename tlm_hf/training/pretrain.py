@@ -15,8 +15,16 @@ from transformers import PreTrainedModel, set_seed
 from ..data.cooccurrence import count_rows
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
-from ..data.windows import SHORT, SPECIAL, TextFacts, Windows, tokenize_once
+from ..data.tokenization import (
+    SHORT,
+    SPECIAL,
+    TextFacts,
+    Windows,
+    load_tokenizer,
+    tokenize_once,
+    tokenizer_hash,
+    train_wordpiece,
+)
 from ..errors import UserError
 from ..evaluation.scoring import held_out_masks, masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from ..data.task_options import TextFormat
-from ..data.windows import LONGEST_DEFAULT, SHORT
+from ..data.tokenization import LONGEST_DEFAULT, SHORT
 from ..errors import UserError, check_range, flag
 from ..models.configuration_tlm import TLMConfig
 from ..option_fields import option

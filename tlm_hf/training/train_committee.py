@@ -21,8 +21,7 @@ from ..data.kinds import NAMES, PAIR, as_one_text, class_names, per_label, probl
 from ..data.table_files import frame_table
 from ..data.task_options import TableFormat
 from ..data.tasks import load_task, task_hash
-from ..data.tokenization import train_wordpiece
-from ..data.windows import LONGEST_DEFAULT, SHORT, TextFacts
+from ..data.tokenization import LONGEST_DEFAULT, SHORT, TextFacts, train_wordpiece
 from ..errors import UserError, check_range, flag
 from ..evaluation.linear_models import fit_tfidf
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
