@@ -3,8 +3,7 @@
 python scripts/embed_encoder.py outputs/family/tlm-bert1-0 outputs/family/tlm-bert1-1   # of folders of `tlm pretrain`
 python scripts/embed_encoder.py --words outputs/family/tlm-bert1-0                      # tlm-words, with its tokenizer
 
-`tlm-words` is counted from Wikipedia, not trained: its [CLS] starts as the mean of a text's word rows, rare words
-counting more. On a few hundred rows it is the best start for a classifier (`tlm train-committee`).
+`tlm-words` is counted, not trained: its [CLS] starts as the mean of a text's word rows, rare words counting more.
 """
 
 import argparse

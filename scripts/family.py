@@ -2,8 +2,7 @@
 
 TLM_DATA=data python scripts/family.py --json results/family/seeds.json --output-dir outputs/family
 
-For each seed every encoder is fine-tuned at the study's rate of the task; a committee has those of one seed, and one
-of five two more of the next seed. Intervals are over test texts and seeds. The same command continues.
+A committee of three has the fine-tunings of one seed, one of five two more of the next. The same command continues.
 """
 
 import argparse

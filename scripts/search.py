@@ -3,8 +3,7 @@
 python scripts/search.py --results results/training/search-counts.json --output-dir outputs/search --minutes 1 3 10 \
     --pretrain="--tokenizer TOKENIZER --num-texts 80000" --variants "" "--initialization counts"
 
-A core-minute is a minute of this process's CPU time, counting included, tokenising not. Accuracies are those of
-validation texts; gains are over the first variant. The same command continues.
+Core-minutes are CPU time without tokenising; accuracies are those of validation texts. The same command continues.
 """
 
 import argparse

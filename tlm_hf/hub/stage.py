@@ -1,7 +1,6 @@
 """`tlm release stage`: every repository of a release file as a folder `OUTPUT/owner/name`, all of them or none.
 
-Further branches are `owner/name@branch`, `release.json` lists what is staged, and `.measured/` holds evaluations, so
-that the same release staged again is the same to the last byte.
+Branches are `owner/name@branch`; evaluations stay in `.measured/`, so what is staged again is equal to the last byte.
 """
 
 import shutil
