@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .data.embedded import pretrained as pretrained
     from .data.masking import MaskingCollator as MaskingCollator
     from .data.masking import PretrainingSchedule as PretrainingSchedule
-    from .data.overlap import token_overlap as token_overlap
+    from .data.overlap import TokenOverlap as TokenOverlap
     from .data.tokenization import train_wordpiece as train_wordpiece
     from .evaluation.predict import predict as predict
     from .models.combination_committee import CommitteeOutput as CommitteeOutput
@@ -55,11 +55,11 @@ _HOMES = {
     "TLMForMaskedLM": "models.modeling_tlm",
     "TLMForSequenceClassification": "models.modeling_tlm",
     "TLMModel": "models.modeling_tlm",
+    "TokenOverlap": "data.overlap",
     "finetune": "training.finetune",
     "predict": "evaluation.predict",
     "pretrain": "training.pretrain",
     "pretrained": "data.embedded",
-    "token_overlap": "data.overlap",
     "train_committee": "training.train_committee",
     "train_wordpiece": "data.tokenization",
 }

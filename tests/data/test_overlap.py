@@ -1,7 +1,8 @@
-"""Token overlap: the measures and `token_overlap`."""
+"""Token overlap: the measures and `TokenOverlap`."""
 
 import math
 from collections import Counter
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from tlm_hf.data.overlap import count_tokens, encode_texts, jensen_shannon_bits, measure_overlap, token_overlap
+from tlm_hf.data.overlap import TokenOverlap, count_tokens, encode_texts, jensen_shannon_bits, measure_overlap
 from tlm_hf.errors import UserError
 
 TASK = ["the teacher sails a boat", "the boat is new, the sail is old", "bread and salt, zzz"]
@@ -89,10 +90,10 @@ def test_bad_sides_are_refused_in_one_sentence(tokenizer):
     assert not count_tokens(encode_texts([], tokenizer)).any()
     for sides in ((["☃"], TASK), (TASK, [])):
         with pytest.raises(UserError):
-            token_overlap(*sides, tokenizer)
+            TokenOverlap(tokenizer).compute(*sides)
 
 
 def test_token_overlap_by_counter(tokenizer, sentences):
-    found = token_overlap(sentences, TASK, tokenizer, min_count=2, max_length=9)
+    found = asdict(TokenOverlap(tokenizer, min_count=2, max_length=9).compute(sentences, TASK))
     expected = by_hand(counter_of(sentences, tokenizer, 9), counter_of(TASK, tokenizer, 9), 2)
     assert found == pytest.approx(expected, abs=1e-12)

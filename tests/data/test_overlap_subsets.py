@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.overlap import token_overlap
+from tlm_hf.data.overlap import TokenOverlap
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
 from tlm_hf.data.sources import seeded_order
 from tlm_hf.data.tasks import load_task
@@ -168,7 +168,7 @@ def test_the_command_measures_as_the_class_does(tmp_path, capsys):
     succeed(*good)
     (splits,) = json.loads(capsys.readouterr().out)["table"].values()
     texts, rows = load_corpus(str(corpus))["train"]["text"][:], load_task(str(task))["test"]["text"][:]
-    theirs = token_overlap(texts, rows, load_tokenizer(str(encoder)), min_count=2, max_length=128)
-    assert splits["test"] == theirs
+    theirs = TokenOverlap(load_tokenizer(str(encoder)), min_count=2, max_length=128).compute(texts, rows)
+    assert splits["test"] == vars(theirs)
     assert "--num-texts" in refused(capsys, *good, "--num-texts", 0)
     assert "--max-length" in refused(capsys, *good, "--max-length", 2)

@@ -23,20 +23,35 @@ MIN_COUNT = 10  # default n of the coverages: a token counts as covered when the
 BATCH = 1000
 
 
-def token_overlap(
-    corpus: Sequence[str],
-    task: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    min_count: int = MIN_COUNT,
-    max_length: int | None = None,
-) -> dict[str, float]:
-    """`measure_overlap` of pre-training texts with a task's texts, UserError where a side has no tokens.
+@dataclass(frozen=True)
+class Overlap:
+    """The three measures: shares of the task's token types and occurrences, and 0 (equal) to 1 (disjoint) bits."""
 
-    Of each text `max_length` tokens count, special ones included (None: all).
+    type_coverage: float
+    occurrence_coverage: float
+    jensen_shannon_bits: float
+
+
+class TokenOverlap:
+    """Token overlap of pre-training texts with a task's texts: low divergence is high overlap.
+
+        overlap = TokenOverlap(AutoTokenizer.from_pretrained("bert-base-uncased"), max_length=128)
+        print(overlap.compute(corpus_texts, task_texts).jensen_shannon_bits)
+
+    A token that the corpus has `min_count` times is covered; of each text `max_length` tokens count, special
+    ones included (None: all).
     """
-    ours, theirs = (count_tokens(encode_texts(texts, tokenizer, max_length)) for texts in (corpus, task))
-    return measure_overlap(ours, theirs, min_count)
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, min_count: int = MIN_COUNT, max_length: int | None = None
+    ) -> None:
+        self.tokenizer, self.min_count, self.max_length = tokenizer, min_count, max_length
+
+    def compute(self, corpus_texts: Sequence[str], task_texts: Sequence[str]) -> Overlap:
+        """Measure the overlap; raises UserError where one side has no tokens."""
+        sides = (encode_texts(texts, self.tokenizer, self.max_length) for texts in (corpus_texts, task_texts))
+        corpus, task = map(count_tokens, sides)
+        return Overlap(**measure_overlap(corpus, task, self.min_count))
 
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> csr_matrix:
@@ -73,10 +88,9 @@ def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
 
 
 def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> dict[str, float]:
-    """Overlap of two token counts of one tokenizer, (vocab_size,); UserError for a side without any.
+    """The fields of `Overlap` from two token counts of one tokenizer, (vocab_size,); UserError for a side without any.
 
-    `type_coverage` and `occurrence_coverage` are the shares of the task's types, and occurrences, that the corpus has
-    `min_count` times; `jensen_shannon_bits` is 0 (equal) to 1 (disjoint), so low divergence is high overlap.
+    The coverages are the shares of the task's types, and of its occurrences, that the corpus has `min_count` times.
     """
     if min_count < 1:
         raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")
