@@ -162,8 +162,11 @@ def test_subsets_of_a_corpus_are_some_of_its_rows(sentences, tokenizer):
 
 def test_the_command_measures_as_the_class_does(tmp_path, capsys):
     task, corpus = write_csv(tmp_path / "land.csv", labelled_rows(30)), write_corpus(tmp_path / "corpus.txt", texts=200)
-    encoder = shelf() / "encoder"
+    encoder, named = shelf() / "encoder", tmp_path / "topics.csv"
     good = ("overlap", "--corpus", corpus, "--tasks", task, "--tokenizer", encoder, "--min-count", 2)
+    named.write_text(task.read_text().replace("label", "topic", 1))
+    assert "--label-column" in refused(capsys, *good[:4], named)
+    succeed(*good[:4], named, *good[5:], "--label-column", "topic")
     capsys.readouterr()
     succeed(*good)
     (splits,) = json.loads(capsys.readouterr().out)["table"].values()

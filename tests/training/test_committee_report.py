@@ -74,4 +74,6 @@ def test_a_model_no_better_than_the_majority_is_not_recommended():
     for accuracy, said in ((0.6, "Neither"), (0.8, "linear model")):
         of_model = {COMMITTEE: 0.5, LINEAR: accuracy, TRIVIAL[SINGLE]: 0.6}
         scores = [{"model": name, "accuracy": {"value": value}} for name, value in of_model.items()]
-        assert said in recommend(Interval(0.5 - accuracy, -0.4, -0.01), scores)
+        sentence = recommend(Interval(0.5 - accuracy, -0.4, -0.01), scores)
+        assert said in sentence
+    assert "30.0 points above the committee (95% interval of the difference +1.0 to +40.0)" in sentence

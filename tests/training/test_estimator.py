@@ -49,6 +49,8 @@ def test_too_few_texts_are_refused():
         TLMClassifier().fit(TEXTS[:12], frame[["label"]])
     with pytest.raises(UserError, match="2 texts"):
         TLMClassifier().fit(TEXTS[:2], np.eye(2))
+    with pytest.raises(ValueError, match="inconsistent numbers"):
+        TLMClassifier().fit(TEXTS[:12], LABELS[:11])
 
 
 @pytest.mark.parametrize("cell", ["sea", 2, "1", np.nan])

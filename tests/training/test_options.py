@@ -80,7 +80,7 @@ def test_what_exact_resume_needs_fixed_is_refused_by_name(name):
         (("--batch-size", 10**12, "--bf16", "false"), "--batch-size is 1000000000000: training would need 869,750,977"),
         (("--mlm-probability", 1e-9), "no token would be masked"),
         (("--model", "encoder", "--cased"), "--cased is refused (it is of new weights"),
-        (("--tokenizer", "vocab.txt", "--keep-accents", "true"), "--keep-accents is refused"),
+        (("--tokenizer", "vocab.txt", "--keep-accents"), "--keep-accents is refused"),
     ],
 )
 def test_refusals(capsys, tmp_path, words, said):

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ..errors import Terminated, UserError, flag
 from ..runs.quiet import quiet_libraries
@@ -62,6 +63,8 @@ class Parser(HfArgumentParser):
         if action.dest in hidden or action.option_strings[0].startswith("--no_"):
             action.help = argparse.SUPPRESS
         action.option_strings = [flag(action.dest)]
+        if action.type is string_to_bool and action.nargs is None:  # `bool | None`: the bare option means true
+            action.nargs, action.const = "?", True
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2 and one sentence."""
@@ -117,13 +120,14 @@ def run_named(name: str, command: Command, argv: Sequence[str]) -> None:
 
 def find_parser(name: str, command: Command) -> Parser:
     """The parser of a command, whose code is imported only where its options are part of it."""
+    about = command.about[0].upper() + command.about[1:]
     if command.options:
         module = importlib.import_module(f"..{command.options}", __package__)
-        about = f"{command.about[0].upper()}{command.about[1:]}; the same command continues a run."
+        about = f"{about}; the same command continues a run."
         return Parser(module.GROUPS, name, about, getattr(module, "REFUSED", ()), command.leading)
     function = _find(command.function)
     groups = [get_type_hints(function)["arguments"]]
-    return Parser(groups, name, (function.__doc__ or "").strip().split("\n\n")[0], {"what"}, command.leading)
+    return Parser(groups, name, f"{about}.", {"what"}, command.leading)
 
 
 def _find(place: str) -> Any:

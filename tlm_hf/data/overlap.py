@@ -108,6 +108,7 @@ class OverlapArguments:
     corpus: str = option("wikipedia", "docstrings, wikipedia, a file or folder, or a Hub data set.")
     tasks: list[str] = option(lambda: ["ag_news"], "Tasks: known names, files, folders or Hub data sets.")
     text_column: str | None = option(None, "Column of the tasks' texts (default: text, or the only one of strings).")
+    label_column: str = option("label", "Column of the tasks' labels.")
     num_texts: int | None = option(None, "Texts of the corpus (default: all).")
     tokenizer: str | None = option(None, "Folder or Hub name; default: a WordPiece trained on the corpus.")
     vocab_size: int = option(8000, "Size of the trained WordPiece.")
@@ -122,7 +123,8 @@ def overlap(arguments: OverlapArguments) -> Json:
     check_range(arguments, 3, math.inf, "max_length")
     if not arguments.tasks:
         raise UserError("--tasks names no task: name one.")
-    options: Json = {"root": arguments.data_root, "text_column": arguments.text_column, "shortfall": "take"}
+    options: Json = {"root": arguments.data_root, "shortfall": "take"}
+    options |= {"text_column": arguments.text_column, "label_column": arguments.label_column}
     tasks = {name: load_task(name, **options) for name in arguments.tasks}
     texts = load_corpus(arguments.corpus, num_texts=arguments.num_texts, root=arguments.data_root)["train"]["text"][:]
     length, chosen = arguments.max_length, arguments.tokenizer

@@ -267,7 +267,7 @@ class TextFacts:
         if self.unknown_share > MOST_UNKNOWN:
             logger.warning(
                 f"{self.unknown_share:.1%} of the tokens are [UNK], which no model can tell apart: train with a larger "
-                "--vocab-size, or take a tokenizer or an encoder of the text's language."
+                "--vocab-size (train-committee: --encoder none), or take a tokenizer or an encoder of the language."
             )
 
 

@@ -89,6 +89,8 @@ class Release:
 def read_release(path: str | Path) -> Release:
     """Read and check a release file; UserError for a mistake in it, or a folder that is missing."""
     file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"There is no release file {file}: give --release-file.")
     try:
         release = _release(yaml.safe_load(file.read_text(encoding="utf-8")))
         _check_entries(release)

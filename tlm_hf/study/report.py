@@ -37,6 +37,8 @@ def write_report(arguments: StudyArguments) -> Json:
     if not state.records:
         raise UserError(f"{folder} has no finished run: start with `tlm study run --size {arguments.size}`.")
     rows = Findings(state.planner, state.records, folder / "runs").rows()
+    if arguments.findings:
+        rows = [row for row in rows if row.finding in arguments.findings]
     timed = state.records.get(state.planner.latency.name)
     latency = timed.results["rows"] if timed else []
     frame, results = with_texts(rows), [record.results for record in state.records.values()]
@@ -87,7 +89,7 @@ def write_tables(
     gap, sizes, overlap, committee, baselines = (
         frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
     )
-    by_size = [f"{row.x:,} texts" if row.measure == "gap" else row.measure for row in sizes.itertuples()]
+    by_size = [f"{int(row.x):,} texts" if row.measure == "gap" else row.measure for row in sizes.itertuples()]
     is_smallest, index = committee["measure"] == SMALLEST, ["task", "model", "members"]
     one_text = times[times["batch_size"] == 1].set_index(["model", "members"])["milliseconds"]
     costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)

@@ -85,7 +85,7 @@ def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accur
     if difference.low > 0:
         return f"Take the committee: it is {points} above {LINEAR} ({interval})."
     if difference.high < 0:
-        return f"Take the linear model ({BASELINE_FILE}): it is {points} above the committee ({interval})."
+        return f"Take the linear model ({BASELINE_FILE}): it is {points} above the committee ({_ends(difference, -1)})."
     if difference.value == 0:
         same = f"{METRICS[metric]}, {of_model[COMMITTEE]:.3f}"
         return f"Too close to call: committee and {LINEAR} have the same {same}, on these test rows."
@@ -95,8 +95,9 @@ def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accur
     return f"{close}. On these rows {better} is ahead; more labelled rows would tell."
 
 
-def _ends(difference: Interval) -> str:
-    return f"95% interval of the difference {100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+def _ends(difference: Interval, sign: int = 1) -> str:
+    low, high = sorted(100 * sign * end for end in (difference.low, difference.high))
+    return f"95% interval of the difference {low:+.1f} to {high:+.1f}"
 
 
 def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -> dict[str, list[Json]]:

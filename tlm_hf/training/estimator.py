@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
-from sklearn.utils import column_or_1d
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.kinds import label_feature
@@ -42,8 +42,12 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     seed: int = 0
 
     def fit(self, X: Sequence[str], y: Any) -> "TLMClassifier":
-        """Train on n texts; UserError for a class of fewer than three, or other values than 0 and 1 in columns of y."""
+        """Train on n texts; UserError for a class of fewer than three, or other values than 0 and 1 in columns of y.
+
+        ValueError for another number of labels.
+        """
         texts, y = [str(text) for text in X], np.asarray(y)  # a pandas Series is indexed by its own labels
+        check_consistent_length(texts, y)
         self.several_ = y.ndim == 2 and y.shape[1] > 1
         if self.several_:
             if not set(y.ravel().tolist()) <= {0, 1}:

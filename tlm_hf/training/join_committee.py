@@ -27,7 +27,7 @@ from ..option_fields import option
 from ..runs.atomic_files import Json
 from ..runs.output_folder import Run
 from ..runs.provenance import portable_path
-from .lexical import OF_PAIRS, OF_TEXTS, add_table, lexical_logits, weigh
+from .lexical import FEW, OF_FEW, OF_PAIRS, OF_TEXTS, add_table, lexical_logits, weigh
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ def join_members(
     logits = {split: predict_logits(committee, tokenizer, each, **options)[0] for split, each in texts.items()}
     if table is not None:
         words = {split: lexical_logits(table, tokenizer, each) for split, each in texts.items()}
-        start = OF_PAIRS if PAIR in task["test"].column_names else OF_TEXTS
+        of_texts = OF_FEW if len(task["train"]) <= FEW else OF_TEXTS
+        start = OF_PAIRS if PAIR in task["test"].column_names else of_texts
         known = labels["validation"]
         share, scale = weigh(logits["validation"], words["validation"], known, combination, problem_type, start)
         add_table(committee, table, share, scale)

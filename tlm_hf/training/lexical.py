@@ -34,6 +34,7 @@ BUCKETS = 32768  # for pairs, and as many for words
 STRENGTH = 0.3  # inverse regularisation; chosen on tasks that no benchmark reports (docs/benchmarks.md)
 RIDGE = 1.0  # regularisation of a regression
 OF_TEXTS, OF_PAIRS = (0.15, 6.0), (1.0, 1.0)  # factors of members and table, before validation texts change them
+FEW, OF_FEW = 100, (0.3, 6.0)  # training texts up to which those of `OF_FEW` are the start
 TRUST = 5.0  # penalty in nats of a factor that is e times as large or as small
 LEAST_SHARE = 0.1  # of a regression's members, whose spread says how sure the committee is
 

@@ -106,6 +106,8 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     """As `train_committee`; the output folder, the results, and the committee unless it was finished before."""
     # 1. Everything that can be refused
     started = time.perf_counter()
+    if isinstance(data, str) and not data:
+        raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ...")
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
@@ -217,8 +219,6 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
         data = datasets.Dataset(frame_table(data))
     elif isinstance(data, Path):
         data = str(data)
-    elif data == "":
-        raise UserError("train-committee needs a data set: tlm train-committee data.csv --text-column ... ")
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
     task = load_task(data, seed=arguments.seed, **options)
     arguments.problem_type = NAMES[problem_of(task)]
