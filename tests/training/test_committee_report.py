@@ -76,4 +76,4 @@ def test_a_model_no_better_than_the_majority_is_not_recommended():
         scores = [{"model": name, "accuracy": {"value": value}} for name, value in of_model.items()]
         sentence = recommend(Interval(0.5 - accuracy, -0.4, -0.01), scores)
         assert said in sentence
-    assert "30.0 points above the committee (95% interval of the difference +1.0 to +40.0)" in sentence
+    assert "30.0 points of accuracy above the committee (95% interval of the difference +1.0 to +40.0)" in sentence
