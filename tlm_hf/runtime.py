@@ -97,6 +97,8 @@ class FrozenRuntime:
         file = folder / "config.json"
         try:
             self.config = config = json.loads(file.read_text(encoding="utf-8"))
+            if config["model_type"] != "tlm_frozen":
+                raise ValueError(f"its model_type is {config['model_type']}")
             config.setdefault("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out its default
             self.labels = [config["id2label"][str(index)] for index in range(len(config["id2label"]))]
             expected, self.activation = table_shapes(config), ACTIVATIONS[config["hidden_act"]]
