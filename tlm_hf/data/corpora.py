@@ -107,10 +107,9 @@ def _choose(
     order = np.unique(keys, return_index=True)[1]  # of equal texts the first
     if len(order) < 2:
         raise UserError(f"{name!r} has {len(order)} usable texts: give a corpus with text, or set --text-column.")
-    dropped = {"empty": empty, "duplicates": len(texts) - len(order)}
-    words = ", ".join(f"{count} ({reason})" for reason, count in dropped.items() if count)
+    words = sources.left_out({"empty": empty, "duplicates": len(texts) - len(order)})
     if words:
-        logger.warning(f"Note: {name}: left out {words}.")
+        logger.warning(f"Note: {name}: {words}.")
     if own is texts:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         rest = np.sort(order[len(held_out) :])

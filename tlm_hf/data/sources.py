@@ -219,6 +219,12 @@ def text_keys(texts: Iterable[str], seed: int | str) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "S32")
 
 
+def left_out(counts: Mapping[str, int]) -> str:
+    """`left out 2 (empty), 1 (duplicates)` of rows by reason; empty where there are none."""
+    words = ", ".join(f"{count} ({reason})" for reason, count in counts.items() if count)
+    return words and f"left out {words}"
+
+
 def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
     """Indices of `texts` in an order of the texts and the seed alone, so that prefixes are nested random subsets."""
     return [*map(int, np.argsort(text_keys(texts, seed), kind="stable"))]

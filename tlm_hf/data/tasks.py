@@ -15,7 +15,7 @@ from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature
 from .kinds import class_names as class_names
 from .labels import read_rows
 from .near_duplicates import drop_leaking
-from .sources import ID, Source, data_root, read_source, text_hash
+from .sources import ID, Source, data_root, left_out, read_source, text_hash
 from .tables import SPLITS, Row, Table, TaskSource, without_rare_classes
 from .task_options import TABLE_OPTIONS, TEXT_OPTIONS, TaskArguments
 from .task_splits import choose_rows
@@ -151,9 +151,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         raise UserError(f"All texts of {name!r} have one {word}: give at least two, or set --label-column.")
     limits = {split: getattr(arguments, size) or defaults.get(split) for split, size in zip(SPLITS, sizes, strict=True)}
     chosen = choose_rows(source, arguments, limits, tenth=known is not None, every_class=every_class)
-    dropped = {reason: count for reason, count in sorted(source.dropped.items()) if count}
-    notes = [f"left out {', '.join(f'{count} ({reason})' for reason, count in dropped.items())}"] if dropped else []
-    notes += source.notes
+    notes = [*filter(None, [left_out(dict(sorted(source.dropped.items())))]), *source.notes]
     if source.two_labels:
         fate = "were not left out" if source.problem_type == SINGLE else "keep the first one"
         notes.append(f"{source.two_labels} texts of the source have more than one {word} and {fate}")

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from ..data.masking import PretrainingSchedule
-from ..errors import UserError
+from ..errors import UserError, first_line
 from ..runs import checkpoints
 from ..runs.atomic_files import read_json, write_json
 from ..runs.output_folder import is_main_process
@@ -242,5 +242,4 @@ def _sentence(what: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except (HTTPError, LocalTokenNotFoundError, ValueError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(f"{what} ({reason}): {remedy}.") from error
+        raise UserError(f"{what} ({first_line(error)}): {remedy}.") from error
