@@ -26,7 +26,7 @@ from tlm_hf.evaluation.linear_models import choose_linear
 from tlm_hf.runs.atomic_files import Json, read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
-from tlm_hf.study.estimates import Answers, mean_difference
+from tlm_hf.study.estimates import Answers, Estimate, mean_difference
 from tlm_hf.training.finetune import LOGITS_FILE, finetune
 from tlm_hf.training.pretrain import pretrain
 from tlm_hf.training.pretrain_options import GROUPS
@@ -36,6 +36,7 @@ TASKS: dict[str, tuple[float, Json]] = {  # as in the study, but more validation
     "dbpedia_14": (1e-3, {"train_per_label": 100, "validation_per_label": 150, "test_per_label": 10}),
     "fewrel": (3e-4, {"train_per_label": 60, "validation_per_label": 40, "test_per_label": 30, "shortfall": "take"}),
 }
+RUN_FILE = "run.json"
 TRIAL = 60  # steps that are timed to know how many fit into a budget
 
 
@@ -45,6 +46,15 @@ def train(words: str, folder: Path, seed: int, steps: int) -> tuple[Json, float]
     given = Parser(GROUPS, "pretrain", "").parse(shlex.split(words))
     results = pretrain(**{"eval_steps": 10**6, **given, **options})
     return results, results["speed"]["cpu_seconds"] / results["speed"]["steps"]
+
+
+def measure_cost(words: str, folder: Path) -> Json:
+    """CPU seconds of a step of a variant, and of the `rest` of a run, such as counting; measured once."""
+    if not (folder / "cost.json").is_file():
+        start = time.process_time()
+        _, step = train(words, folder, 0, TRIAL)
+        write_json(folder / "cost.json", {"step": step, "rest": time.process_time() - start - TRIAL * step})
+    return read_json(folder / "cost.json")
 
 
 def probe(encoder: Path, task: Any) -> float:
@@ -62,17 +72,14 @@ def probe(encoder: Path, task: Any) -> float:
 
 
 def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, seed: int) -> Json:
-    """Pre-train, probe and fine-tune; what is finished is read from its folder."""
+    """Pre-train, probe and fine-tune; a run that is finished is read from its folder."""
     name = variant.replace("--", "").replace(" ", "_").replace("/", "_") or "as-given"
     root, words = Path(arguments.output_dir) / name, f"{arguments.pretrain} {variant}"
-    file = root / "trial" / "cost.json"  # CPU seconds of a step, and of the rest of a run, such as counting
-    if not file.is_file():
-        start = time.process_time()
-        _, step = train(words, root / "trial", 0, TRIAL)
-        write_json(file, {"step": step, "rest": time.process_time() - start - TRIAL * step})
-    cost = read_json(file)
-    steps = max(10, round((60 * minutes - cost["rest"]) / cost["step"]))
     folder = root / f"{minutes:g}-minutes-{seed}"
+    if (folder / RUN_FILE).is_file():
+        return read_json(folder / RUN_FILE)
+    cost = measure_cost(words, root / "trial")
+    steps = max(10, round((60 * minutes - cost["rest"]) / cost["step"]))
     results, step = train(words, folder / "encoder", seed, steps)
     row = {"minutes": minutes, "variant": variant, "seed": seed, "steps": steps, "milliseconds": 1000 * step}
     row |= {"minutes used": (cost["rest"] + step * steps) / 60, "loss": results["held_out"]["loss"]}
@@ -82,6 +89,7 @@ def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, see
         options = {**sizes, "learning_rate": rate, "seed": seed, "num_threads": 1, "disable_tqdm": True}
         options |= {"model": str(folder / "encoder"), "output_dir": str(folder / task), "save_logits": True}
         row[task] = finetune(task=task, **options)["validation"]["accuracy"]
+    write_json(folder / RUN_FILE, row)
     return row
 
 
@@ -94,42 +102,44 @@ def answers(folders: Sequence[str], task: str) -> Answers:
     return Answers(np.array(right, dtype=float), seed=list(TASKS).index(task))
 
 
+def points(gain: Estimate) -> str:
+    """A difference in points, with its 95% bootstrap interval."""
+    return f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+
+
 def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds; `gain` in points over the first variant, mean over tasks, with its 95% bootstrap interval."""
+    """Means over seeds, and gains over the first variant, resampled over seeds and validation texts."""
     rows = []
     for (minutes, variant), some in runs.groupby(["minutes", "variant"], sort=False):
         first = runs[(runs.minutes == minutes) & (runs.variant == runs.variant[0])]
-        both, text = some.merge(first, on="seed"), ""
+        both, gains = some.merge(first, on="seed"), {}
         if len(both) and variant != runs.variant[0]:
-            gain = mean_difference([(answers(both.folder_x, task), answers(both.folder_y, task)) for task in TASKS])
-            text = f"{100 * gain.value:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+            pairs = {task: (answers(both.folder_x, task), answers(both.folder_y, task)) for task in TASKS}
+            gains = {f"gain {task}": points(mean_difference([pair])) for task, pair in pairs.items()}
+            gains["gain"] = points(mean_difference(list(pairs.values())))
         means = some.drop(columns=["minutes", "seed"]).mean(numeric_only=True).round(4)
-        rows.append({"minutes": minutes, "variant": variant, "seeds": len(some), **means, "gain": text})
-    return pd.DataFrame(rows)
+        rows.append({"minutes": minutes, "variant": variant, "seeds": len(some), **means, **gains})
+    return pd.DataFrame(rows).fillna("")  # the first variant has no gains
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the results lack, and print the table after each run."""
     quiet_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", required=True, help="JSON file of the results; runs that it has are not repeated")
-    parser.add_argument("--output-dir", required=True, help="folder for the encoders and classifiers")
+    parser.add_argument("--results", required=True, help="JSON file of the results")
+    parser.add_argument("--output-dir", required=True, help="folder for the runs; those that it has are not repeated")
     parser.add_argument("--minutes", required=True, type=float, nargs="+", help="budgets in core-minutes")
     parser.add_argument("--variants", required=True, nargs="+", help="options of `tlm pretrain`, one string a variant")
     parser.add_argument("--pretrain", default="", help="options of `tlm pretrain` that all variants share")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of pre-training and tuning")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
-    file = Path(arguments.results)
-    runs = read_json(file)["runs"] if file.is_file() else []
-    known = {(run["minutes"], run["seed"], run["variant"]) for run in runs}
-    for job in itertools.product(arguments.minutes, arguments.seeds, arguments.variants):
-        if job not in known:
-            minutes, seed, variant = job
-            runs.append(run_variant(arguments, variant, minutes, seed))
-            table = tabulate(pd.DataFrame(runs))
-            write_json(file, {"table": table.to_dict("records"), "runs": runs, **provenance()})
-            print(table.to_string(index=False), flush=True)
+    runs = []
+    for minutes, seed, variant in itertools.product(arguments.minutes, arguments.seeds, arguments.variants):
+        runs.append(run_variant(arguments, variant, minutes, seed))
+        table = tabulate(pd.DataFrame(runs))
+        write_json(Path(arguments.results), {"table": table.to_dict("records"), "runs": runs, **provenance()})
+        print(table.to_string(index=False), flush=True)
 
 
 if __name__ == "__main__":

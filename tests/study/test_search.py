@@ -40,4 +40,5 @@ def test_variants_are_judged_by_their_tasks_and_the_search_continues(tmp_path, m
     gain = float(results["table"][1]["gain"].split()[0])
     assert np.isclose(gain, 100 * (accuracies[1] - accuracies[0]), atol=0.051)
     assert results["table"][0]["gain"] == ""
+    assert results["table"][1]["gain reviews.csv"] == results["table"][1]["gain"]  # of a single task
     assert "initialization counts" in capsys.readouterr().out
