@@ -2,7 +2,8 @@
 
 TLM_DATA=data python scripts/family.py --json results/family/seeds.json --output-dir outputs/family
 
-A committee of three has the fine-tunings of one seed, one of five two more of the next. The same command continues.
+A committee of three has the fine-tunings of one seed, one of five two more of the next; `with words` it has the table
+that `tlm train-committee` adds. The same command continues.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tlm_hf.data.embedded import model_folder
-from tlm_hf.data.tasks import load_task
+from tlm_hf.data.tasks import class_names, load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, sentence_baseline
 from tlm_hf.runs.atomic_files import Json, read_json, write_json
@@ -20,7 +21,8 @@ from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
 from tlm_hf.study.estimates import Answers, Estimate, accuracy, committees_right, difference
 from tlm_hf.training.finetune import LOGITS_FILE
-from tlm_hf.training.lexical import COUNTED, text_means, word_vectors
+from tlm_hf.training.join_committee import CommitteeArguments, join_members, load_members
+from tlm_hf.training.lexical import COUNTED, fit_lexical, text_means, word_vectors
 from tlm_hf.training.members import finetune_members
 
 FEWREL = {"train_per_label": 150, "validation_per_label": 10, "test_per_label": 30, "shortfall": "take"}
@@ -42,23 +44,33 @@ def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
     """Rows of one task: accuracy of each model, and its difference from TF-IDF and MiniLM, in percent and points."""
     rate, sizes = TASKS[name]
     folder, source = output / name.replace(", ", "-").replace(" ", "-"), name.split(",")[0]
-    logits = []
+    logits, members = [], []
     for seed in seeds:
         options = {"models": list(ENCODERS), "seed": seed, "learning_rate": rate, "num_threads": 1, "save_logits": True}
         options |= {"output_dir": str(folder / str(seed)), "workers": 1, "disable_tqdm": True}
         finetune_members(task=source, **options, **sizes)
-        for index in range(len(ENCODERS)):
-            with np.load(folder / str(seed) / f"member-{index}" / LOGITS_FILE) as stored:
-                logits.append(stored["test"])
+        members += [folder / str(seed) / f"member-{index}" for index in range(len(ENCODERS))]
+    for member in members:
+        with np.load(member / LOGITS_FILE) as stored:
+            logits.append(stored["test"])
     places = np.arange(len(logits)).reshape(len(seeds), len(ENCODERS))
     sides = {encoder: places[:, [index]] for index, encoder in enumerate(ENCODERS)}
     sides["committee of three"] = places
     sides["committee of five"] = np.hstack([places, np.roll(places, -1, axis=0)[:, :2]])
     task = load_task(source, **sizes)
-    labels, members = np.array(task["test"]["label"][:]), np.stack(logits, axis=1)
-    answers = {side: Answers(committees_right(members, labels, chosen)) for side, chosen in sides.items()}
+    labels = np.array(task["test"]["label"][:])
+    answers = {side: Answers(committees_right(np.stack(logits, axis=1), labels, each)) for side, each in sides.items()}
     tokenizer = load_tokenizer(model_folder(COUNTED))
-    means = text_means(tokenizer, word_vectors(tokenizer, [COUNTED]))
+    vectors = word_vectors(tokenizer, [COUNTED])
+    for side in ("committee of three", "committee of five"):
+        right = []
+        for chosen in sides[side]:
+            joining = CommitteeArguments(source, members=[str(members[index]) for index in chosen], disable_tqdm=True)
+            table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))  # joining changes it
+            joined = join_members(joining, task, load_members(joining, task), tokenizer, table)
+            right.append(joined.logits.argmax(axis=-1) == labels)
+        answers[f"{side}, with words"] = Answers(np.array(right, dtype=float))
+    means = text_means(tokenizer, vectors)
     counted = choose_linear({split: means(task[split]["text"][:]) for split in task}, task)
     baselines = {"TF-IDF": fit_tfidf(task)[0], "MiniLM": sentence_baseline(task)}
     for side, found in (baselines | {"count vectors": counted}).items():
@@ -84,8 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name not in {row["task"] for row in rows}:
             rows += run_task(name, arguments.seeds, arguments.output_dir)
             write_json(arguments.json, {"rows": rows, "seeds": arguments.seeds, **provenance()})
-            for row in rows[-8:]:
-                print(row, flush=True)
+            print(*(row for row in rows if row["task"] == name), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
