@@ -136,6 +136,17 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
     assert all(seed == drawn for seed, drawn in seeds.items())
 
 
+def test_encoders_of_the_overlap_have_their_own_options(expand):
+    options = {"initialization": "counts", "max_steps": 3}
+
+    def of_subsets(expansion):
+        return [run.settings for run in expansion.runs.values() if "corpus_config" in run.settings]
+
+    changed = of_subsets(expand(overlap={"pretraining": options}))
+    assert changed == [each | options for each in of_subsets(expand())]
+    assert len(changed) == 3 * 2  # high, random and low overlap with one task, two encoders each
+
+
 def test_a_cluster_takes_as_long_as_its_longest_path_and_longer_when_nodes_die():
     seconds = {str(number): 3600.0 for number in range(4 * SLOTS)} | {"last": 100.0}
     after = {name: ["0"] if name == "last" else [] for name in seconds}

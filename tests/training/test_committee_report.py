@@ -1,10 +1,15 @@
 """What `tlm train-committee` says of its results, and that no text of the table acts in its page."""
 
 from html.parser import HTMLParser
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
 
 from tlm_hf.evaluation.intervals import Interval
 from tlm_hf.models.combination_committee import SINGLE
-from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, notes, recommend, write_page
+from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, doubtful_rows, notes, recommend, write_page
 
 NASTY = "<script>alert(1)</script> & 'a'"
 INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
@@ -56,6 +61,17 @@ def test_the_page_is_one_file_in_which_no_text_acts(tmp_path):
     assert not {"href", "srcset"} & {name for _, attributes in page.tags for name in attributes}
     for shown in ("0.751 [0.612, 0.889]", "42 train", "0.234", "31", "Take the committee.", "2 texts", "tlm predict"):
         assert shown in words, shown
+
+
+def test_rows_on_which_members_differ_are_shown_of_several_members_alone():
+    columns = {"text": ["one", "two", "three"], "label": [1.0, 2.0, 3.0]}
+    rows, votes = datasets.Dataset.from_dict(columns), np.array([[1.0, 3.0], [2.0, 2.5], [5.0, 9.0]])
+    for members, said in ((2, "7 (spread 2)"), (1, "5")):
+        values = votes[:, :members]
+        joined: Any = SimpleNamespace(results={"labels": ["value"]}, member_logits=values[:, :, None])
+        shown = doubtful_rows(rows, joined, values.mean(axis=1))
+        assert [row["text"] for row in shown["members differ most"]] == ["three", "one", "two"][: 3 * (members > 1)]
+        assert shown["largest errors"][0] == {"text": "three", "label": "3", "predicted": said, "probability": None}
 
 
 def test_advice():

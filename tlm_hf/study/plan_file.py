@@ -70,6 +70,7 @@ class OverlapPlan(Section):
     num_texts: Count
     corpus_texts: Count
     max_steps: Count
+    pretraining: Json = {}
 
 
 class VariantPlan(Section):
@@ -124,7 +125,8 @@ class SizePlan(Section):
         find_size(self.recipe_size)
         for options in self.tasks.values():
             refuse(check_names(options, [TaskArguments]), SET_BY_STUDY, "the study sets it")
-        for options in [*self.pretraining.values(), *(each.pretraining for each in self.committee.variants.values())]:
+        changes = [each.pretraining for each in (self.overlap, *self.committee.variants.values())]
+        for options in [*self.pretraining.values(), *changes]:
             refuse(check_names(options, GROUPS), SET_BY_STUDY, "the study sets it")
         for recipe in (*self.committee.members, self.committee.reference):
             find_architecture(recipe)

@@ -131,7 +131,9 @@ def show_plan(arguments: StudyArguments) -> Json:
     sums = {"runs": "sum", "missing": "sum", "core-hours left": "sum", "longest, min": "max"}
     table = table.groupby(["kind", "recipe"], sort=False).agg(sums)
     hours = sum(left.values()) / 3600
-    words = [f"{len(runs)} runs, {len(left)} missing: {hours:.2f} core-hours; {state.waiting} wait for their rates."]
+    early = any(tuning.patience for tuning in plan.finetuning.values())
+    cost = f"{hours:.2f} core-hours{' at most, as fine-tuning stops early' if early else ''}"
+    words = [f"{len(runs)} runs, {len(left)} missing: {cost}; {state.waiting} wait for their rates."]
     after = {name: [need.name for need in runs[name].needs if need.name in left] for name in left}
     for nodes in NODES if left else ():
         alive, dying = (makespan(left, after, nodes, death) / 3600 for death in (float("inf"), DEATH_SECONDS))

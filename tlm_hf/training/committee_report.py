@@ -107,6 +107,8 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
         doubt, error = joined.member_logits[:, :, 0].std(axis=1), np.abs(answers - labels)
         titles, probabilities = ("members differ most", "largest errors"), [None] * len(labels)
         predicted = [f"{value:.4g} (spread {spread:.2g})" for value, spread in zip(answers, doubt, strict=True)]
+        if joined.member_logits.shape[1] == 1:  # one member has no spread
+            predicted, doubt = [f"{value:.4g}" for value in answers], doubt[:0]
         labelled = [f"{label:.4g}" for label in labels]
     else:
         of_class = expit(joined.logits.astype(float)) if problem_type == MULTI else softmax(joined.logits, axis=-1)

@@ -171,7 +171,7 @@ def _train(run: Run, function: Callable[..., Json], options: Sequence[Json], wor
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     devices = [] if options[0].get("use_cpu") else list(filter(None, visible.split(",")))
     show = not options[0].get("disable_tqdm")
-    results = run_jobs(jobs, workers, f"{len(jobs)} members", devices=devices, show=show)
+    results = run_jobs(jobs, workers, "members", devices=devices, show=show)
     return [{"folder": job.name, "seed": job.arguments["seed"], **results[job.name]} for job in jobs]
 
 

@@ -87,7 +87,8 @@ def train_committee(
         text: column of the text (default: the task's, or `text`); with `text_pair` the first of a pair.
         label: column of the label.
         text_pair: column of the second text.
-        **options: the other fields of `OwnDataArguments`.
+        **options: the other options of `tlm train-committee --help`, with underscores: `output_dir`, `encoder`,
+            `num_members`, `problem_type`, `num_train_epochs`, `max_length`, `seed`, `time_budget`, `workers`, ...
 
     Returns:
         The committee, and its results: `scores` of all models on test with 95% intervals, `recommendation`, and
@@ -159,7 +160,7 @@ def _train(
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     curve = committee_report.learning_curve(tokenizer, vectors, task, table)
     within = fit()
-    logger.info("4 of 5: fine-tuning %d members", len(tuning["models"]))
+    logger.info("4 of 5: fine-tuning members (%d)", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
 
     # 5. The committee
