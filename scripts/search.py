@@ -123,10 +123,10 @@ def tabulate(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what the results lack, and print the table after each run."""
+    """Do the runs that the folder lacks; write and print the table after each run."""
     quiet_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", required=True, help="JSON file of the results")
+    parser.add_argument("--results", required=True, help="JSON file, written anew with the runs of this call")
     parser.add_argument("--output-dir", required=True, help="folder for the runs; those that it has are not repeated")
     parser.add_argument("--minutes", required=True, type=float, nargs="+", help="budgets in core-minutes")
     parser.add_argument("--variants", required=True, nargs="+", help="options of `tlm pretrain`, one string a variant")
@@ -134,6 +134,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of pre-training and tuning")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    record, shared = Path(arguments.output_dir) / "search.json", {"pretrain": arguments.pretrain}
+    if record.is_file() and read_json(record) != shared:
+        parser.error(f"{record.parent} holds runs of --pretrain {read_json(record)['pretrain']!r}: give another folder")
+    write_json(record, shared)
     runs = []
     for minutes, seed, variant in itertools.product(arguments.minutes, arguments.seeds, arguments.variants):
         runs.append(run_variant(arguments, variant, minutes, seed))

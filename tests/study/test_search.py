@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers_commands import write_corpus
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "search.py"
@@ -24,6 +25,8 @@ def test_variants_are_judged_by_their_tasks_and_the_search_continues(tmp_path, m
     main([*words, "--variants", ""])
     first = json.loads((tmp_path / "results.json").read_text())["runs"]
     main([*words, "--variants", "", "--initialization counts"])
+    with pytest.raises(SystemExit):  # the folder's runs are of other options
+        main([*words[:-1], f"--pretrain={options} --seed 1", "--variants", ""])
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["runs"][:1] == first
     assert [run["variant"] for run in results["runs"]] == ["", "--initialization counts"]

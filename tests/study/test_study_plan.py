@@ -137,7 +137,7 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
 
 
 def test_encoders_of_the_overlap_have_their_own_options(expand):
-    options = {"initialization": "counts", "max_steps": 3}
+    options = {"initialization": "counts", "mlm_probability": 0.2}
 
     def of_subsets(expansion):
         return [run.settings for run in expansion.runs.values() if "corpus_config" in run.settings]

@@ -106,7 +106,7 @@ def test_what_a_kind_has_no_use_for_is_refused_and_other_kinds_are_hinted_at(tmp
     for said in ("--problem-type regression", "--problem-type multi"):
         assert said in caplog.text
     caplog.clear()
-    names = ("a", "b", "c", "a|b")  # the parts of one are others
+    names = ("a", "b", "c", "a|b")  # the parts of a|b are labels too
     load_task(write_csv(tmp_path / "both.csv", [{"text": f"a {n}", "label": names[n % 4]} for n in range(60)]))
     assert "labels such as a|b are one class each" in caplog.text
     caplog.clear()

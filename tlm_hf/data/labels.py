@@ -34,8 +34,8 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     names, is_guess = source.names, problem_type is None and not labels and kind == SINGLE
     if is_guess and are_amounts(names):
         logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
-    joined = [name for name in names if "|" in name and is_guess]
-    if len(joined) > len(names) / 2 or any(set(name.split("|")) <= set(names) for name in joined):
+    joined = [name for name in names if "|" in name]
+    if is_guess and (len(joined) > len(names) / 2 or any(set(name.split("|")) <= set(names) for name in joined)):
         logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", joined[0])
     labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():

@@ -64,7 +64,7 @@ class TaskArguments(TableFormat):
     validation_per_label: int | None = option(None, "Validation texts of each class.")
     test_per_label: int | None = option(None, "Test texts of each class (default: the paper's, or all).")
     shortfall: str = option("error", "When a class has fewer texts than asked for: error, or take all it has.")
-    drop_leakage: bool = option(False, "Leave out training texts that repeat held-out ones, and count them.")
+    drop_leakage: bool = option(False, "Leave out and count training and validation texts that repeat held-out ones.")
     task_seed: int = option(0, "Seed of the choice of rows.")
     train_seed: int | None = option(None, "Seed of the choice of training rows among those not held out (--task-seed).")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")

@@ -1,6 +1,5 @@
 """One run of the study, which continues when it was killed; its record (settings, results, logits) is written whole."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -168,7 +167,7 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
         models = [TLMForSequenceClassification(build_config(recipe, size)).eval() for recipe in recipes]
         return CommitteeForSequenceClassification.from_members(models).eval() if len(models) > 1 else models[0]
 
-    torch.set_num_threads(os.cpu_count() or 1)  # a worker of the study has one, but nothing runs beside this
+    torch.set_num_threads(1)  # a second one slows models as small as these
     torch.manual_seed(0)
     deep = build_config(reference, size)
     deep.id2label = {0: "a", 1: "b"}

@@ -195,7 +195,7 @@ class Planner:
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
         for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)
             subset, steps = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}", plan.overlap.max_steps
-            changes = {"max_steps": steps, **plan.overlap.pretraining}
+            changes = {**plan.overlap.pretraining, "max_steps": steps}
             encoders = {p: (self.pretraining(shallow, p, subset, **changes), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
         for count in plan.labels:
