@@ -125,7 +125,7 @@ class SizePlan(Section):
         find_size(self.recipe_size)
         for options in self.tasks.values():
             refuse(check_names(options, [TaskArguments]), SET_BY_STUDY, "the study sets it")
-        changes = [each.pretraining for each in (self.overlap, *self.committee.variants.values())]
+        changes = [self.overlap.pretraining, *(each.pretraining for each in self.committee.variants.values())]
         for options in [*self.pretraining.values(), *changes]:
             refuse(check_names(options, GROUPS), SET_BY_STUDY, "the study sets it")
         for recipe in (*self.committee.members, self.committee.reference):
