@@ -7,6 +7,7 @@ that `tlm train-committee` adds. The same command continues.
 """
 
 import argparse
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,16 +59,17 @@ def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
     sides["committee of three"] = places
     sides["committee of five"] = np.hstack([places, np.roll(places, -1, axis=0)[:, :2]])
     task = load_task(source, **sizes)
-    labels = np.array(task["test"]["label"][:])
-    answers = {side: Answers(committees_right(np.stack(logits, axis=1), labels, each)) for side, each in sides.items()}
+    labels, of_members = np.array(task["test"]["label"][:]), np.stack(logits, axis=1)
+    answers = {side: Answers(committees_right(of_members, labels, chosen)) for side, chosen in sides.items()}
     tokenizer = load_tokenizer(model_folder(COUNTED))
     vectors = word_vectors(tokenizer, [COUNTED])
+    table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     for side in ("committee of three", "committee of five"):
         right = []
         for chosen in sides[side]:
             joining = CommitteeArguments(source, members=[str(members[index]) for index in chosen], disable_tqdm=True)
-            table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))  # joining changes it
-            joined = join_members(joining, task, load_members(joining, task), tokenizer, table)
+            own = copy.deepcopy(table)  # joining changes it
+            joined = join_members(joining, task, load_members(joining, task), tokenizer, own)
             right.append(joined.logits.argmax(axis=-1) == labels)
         answers[f"{side}, with words"] = Answers(np.array(right, dtype=float))
     means = text_means(tokenizer, vectors)

@@ -193,9 +193,9 @@ class Planner:
             changes: Json = {"num_texts": texts, "max_steps": of_size}
             encoders = {p: (self.pretraining(shallow, p, **changes), seeds[p]) for p in seeds}
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
+        changes = {**plan.overlap.pretraining, "max_steps": plan.overlap.max_steps}
         for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)
-            subset, steps = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}", plan.overlap.max_steps
-            changes = {**plan.overlap.pretraining, "max_steps": steps}
+            subset = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}"
             encoders = {p: (self.pretraining(shallow, p, subset, **changes), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
         for count in plan.labels:
