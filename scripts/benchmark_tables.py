@@ -30,6 +30,7 @@ from sklearn.metrics import f1_score
 from tlm_hf.commands.common import Parser, run_command
 from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.sources import data_root
+from tlm_hf.data.task_splits import learnable
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
@@ -134,8 +135,14 @@ def run_committee(task: datasets.DatasetDict, folder: Path) -> Trained:
 
 def run_tfidf(task: datasets.DatasetDict, folder: Path) -> Trained:
     """As `run_committee`."""
-    scores, model = fit_tfidf(task)
+    scores, model = fit_tfidf(task, refit=True)
     return scores, lambda text: model.predict([text]), len(pickle.dumps(model)) / 1e6
+
+
+def choose_on_vectors(vectors: dict[str, np.ndarray], task: datasets.DatasetDict) -> dict[str, Any]:
+    """`choose_linear`, fitted on training and validation rows together in the end, as every model here."""
+    both = np.concatenate([vectors["train"], vectors["validation"]])
+    return choose_linear(vectors, task, {"train": both, "test": vectors["test"]})
 
 
 def run_count_vectors(task: datasets.DatasetDict, folder: Path) -> Trained:
@@ -143,7 +150,7 @@ def run_count_vectors(task: datasets.DatasetDict, folder: Path) -> Trained:
     tokenizer = load_tokenizer(model_folder(COUNTED))
     rows = word_vectors(tokenizer, [COUNTED])
     means = text_means(tokenizer, rows)
-    scores = choose_linear({split: means(task[split]["text"][:]) for split in task}, task)
+    scores = choose_on_vectors({split: means(task[split]["text"][:]) for split in task}, task)
     return scores, lambda text: means([text]), rows.nbytes / 1e6
 
 
@@ -152,7 +159,8 @@ def run_minilm(task: datasets.DatasetDict, folder: Path) -> Trained:
     encoder = load_sentence_encoder()
     new = [text for split in task for text in dict.fromkeys(task[split]["text"]) if text not in ENCODED]
     ENCODED.update(zip(new, encoder.encode(new, batch_size=64), strict=True))
-    scores = choose_linear({split: np.stack([ENCODED[text] for text in task[split]["text"]]) for split in task}, task)
+    vectors = {split: np.stack([ENCODED[text] for text in task[split]["text"]]) for split in task}
+    scores = choose_on_vectors(vectors, task)
     return scores, lambda text: encoder.encode([text]), 4e-6 * sum(each.numel() for each in encoder.parameters())
 
 
@@ -162,7 +170,7 @@ def run_setfit(task: datasets.DatasetDict, folder: Path) -> Trained:
 
     model = setfit.SetFitModel(load_sentence_encoder(), LogisticRegression())
     options = setfit.TrainingArguments(output_dir=str(folder / "setfit"), num_iterations=20, save_strategy="no")
-    setfit.Trainer(model, options, train_dataset=task["train"]).train()
+    setfit.Trainer(model, options, train_dataset=learnable(task)).train()
     predicted = model.predict(task["test"]["text"][:]).numpy()
     size = 4e-6 * sum(each.numel() for each in model.model_body.parameters())
     return _scores(task, predicted), lambda text: model.predict([text]), size
@@ -174,22 +182,26 @@ def run_fasttext(task: datasets.DatasetDict, folder: Path) -> Trained:
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "fasttext.txt"
-    texts = {split: [" ".join(text.split()) for text in task[split]["text"]] for split in task}
-    labelled = zip(task["train"]["label"][:], texts["train"], strict=True)
-    file.write_text("".join(f"__label__{label} {text}\n" for label, text in labelled))
-    models = [
-        fasttext.train_supervised(str(file), lr=0.5, epoch=epochs, wordNgrams=2, bucket=200_000, thread=1, verbose=0)
-        for epochs in (5, 25, 100)
-    ]
 
-    def predict(model: Any, split: str) -> np.ndarray:
-        return np.array([int(label.removeprefix("__label__")) for (label,) in model.predict(texts[split])[0]])
+    def texts(rows: datasets.Dataset) -> list[str]:
+        return [" ".join(text.split()) for text in rows["text"]]
 
-    right = [(predict(model, "validation") == task["validation"]["label"][:]).mean() for model in models]
-    best = models[int(np.argmax(right))]
+    def train(rows: datasets.Dataset, epochs: int) -> Any:
+        labelled = zip(rows["label"][:], texts(rows), strict=True)
+        file.write_text("".join(f"__label__{label} {text}\n" for label, text in labelled))
+        rates = {"lr": 0.5, "epoch": epochs, "wordNgrams": 2, "bucket": 200_000, "thread": 1, "verbose": 0}
+        return fasttext.train_supervised(str(file), **rates)
+
+    def predict(model: Any, rows: datasets.Dataset) -> np.ndarray:
+        return np.array([int(label.removeprefix("__label__")) for (label,) in model.predict(texts(rows))[0]])
+
+    held_out, right = task["validation"], {}
+    for epochs in (5, 25, 100):
+        right[epochs] = (predict(train(task["train"], epochs), held_out) == held_out["label"][:]).mean()
+    best = train(learnable(task), max(right, key=right.__getitem__))
     best.save_model(str(folder / "fasttext.bin"))
     size = (folder / "fasttext.bin").stat().st_size / 1e6
-    return _scores(task, predict(best, "test")), lambda text: best.predict([" ".join(text.split())]), size
+    return _scores(task, predict(best, task["test"])), lambda text: best.predict([" ".join(text.split())]), size
 
 
 def _scores(task: datasets.DatasetDict, predicted: np.ndarray) -> dict[str, float]:

@@ -6,6 +6,7 @@ from conftest import refusal
 from helpers_commands import labelled_rows, write_csv
 
 from tlm_hf.data.kinds import per_label
+from tlm_hf.data.task_splits import rotate
 from tlm_hf.data.tasks import KNOWN, SPLITS, TaskArguments, class_names, load_task, load_task_from, task_hash
 from tlm_hf.errors import UserError
 
@@ -123,3 +124,16 @@ def test_options_reach_the_task(root, tmp_path):
     ):
         with pytest.raises(UserError, match=part):
             load_task_from(TaskArguments(**bad))
+
+
+def test_members_hold_out_rows_in_turn_as_many_of_each_class(root):
+    task = load_task("ag_news", root=root, train_per_label=20, validation_per_label=6, test_per_label=2)
+    splits, every = list(rotate(task, 5)), sorted(task["train"]["id"][:] + task["validation"]["id"][:])
+    assert splits[0] is task
+    held_out = [set(each["validation"]["id"]) for each in splits]
+    assert len(set.union(*held_out[:4])) == 4 * 6 * 4  # 26 rows of a class: four turns of 6 others each
+    assert held_out[4] & held_out[0]
+    for each in splits:
+        assert per_label(each["validation"]) == per_label(task["validation"])
+        assert sorted(each["train"]["id"][:] + each["validation"]["id"][:]) == every
+        assert each["test"]["id"][:] == task["test"]["id"][:]

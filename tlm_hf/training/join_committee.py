@@ -1,6 +1,7 @@
 """Joining fine-tuned classifiers into a calibrated soft committee."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -94,16 +95,29 @@ def join_members(
     committee: CommitteeForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     table: LexicalTable | None = None,
+    held_out: Sequence[tuple[datasets.Dataset, LexicalTable]] = (),
 ) -> Joined:
-    """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given."""
+    """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given.
+
+    Where members had their own validation rows, `held_out` are those of each with a table that has not seen them, and
+    what is chosen on validation is chosen on them all, each classified by its one member.
+    """
     # 3. Every member's logits (texts, members, classes) on validation and test
     problem_type, combination, config = problem_of(task), arguments.combination, committee.config
-    texts = {split: texts_of(task[split]) for split in ("validation", "test")}
-    labels = {split: labels_of(task[split]) for split in texts}
+    labels = {split: labels_of(task[split]) for split in ("validation", "test")}
+    texts = {split: texts_of(task[split]) for split in (["test"] if held_out else labels)}
     options = {"show_progress": not arguments.disable_tqdm, "member_logits": True}
     logits = {split: predict_logits(committee, tokenizer, each, **options)[0] for split, each in texts.items()}
+    words = {} if table is None else {split: lexical_logits(table, tokenizer, each) for split, each in texts.items()}
+    if held_out:
+        parts = []
+        for member, (rows, unseeing) in zip(committee.members, held_out, strict=True):
+            own = texts_of(rows)
+            of_member = predict_logits(member, tokenizer, own)[0][:, None]
+            parts.append((of_member, lexical_logits(unseeing, tokenizer, own), labels_of(rows)))
+        joined_parts = (np.concatenate(part) for part in zip(*parts, strict=True))
+        logits["validation"], words["validation"], labels["validation"] = joined_parts
     if table is not None:
-        words = {split: lexical_logits(table, tokenizer, each) for split, each in texts.items()}
         of_texts = OF_FEW if len(task["train"]) <= FEW else OF_TEXTS
         start = OF_PAIRS if PAIR in task["test"].column_names else of_texts
         known = labels["validation"]
@@ -167,9 +181,11 @@ def check_one_tokenizer(models: list[str]) -> None:
             raise UserError(f"The model {model!r} has another tokenizer than {models[0]!r}: {reason}.")
 
 
-def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> CommitteeForSequenceClassification:
-    """All members as one model; their labels are matched to the task's by name."""
-    labels, problem_type, task_sha256 = class_names(task), problem_of(task), task_hash(task)
+def load_members(
+    arguments: CommitteeArguments, task: datasets.DatasetDict, *splits: datasets.DatasetDict
+) -> CommitteeForSequenceClassification:
+    """All members as one model, trained on the task or other `splits`; their labels are matched to its by name."""
+    labels, problem_type, hashes = class_names(task), problem_of(task), [task_hash(each) for each in (task, *splits)]
     models = []
     for member in arguments.members:
         model = load_classifier(member)
@@ -179,7 +195,7 @@ def load_members(arguments: CommitteeArguments, task: datasets.DatasetDict) -> C
             refused = f"knows the labels {names} but the task {arguments.task!r} has {labels}: name the members' task"
         elif kind != problem_type:
             refused = f"is one of {kind} and the task {arguments.task!r} one of {problem_type}: give --problem-type"
-        elif trained_on_another_split(member, task_sha256):
+        elif trained_on_another_split(member, hashes):
             refused = (
                 "was fine-tuned on another split of its task, so test texts may be among its training texts: give the "
                 "options of the task (--task-seed, --*-per-label, --shortfall, --entity-markers) that it had"

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,8 +69,11 @@ def pretrain_members(*, num_members: int, workers: int | None = None, **options:
     return run.finish(None, results | {"workers": workers})
 
 
-def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
-    """As `pretrain_members`: member k is what `finetune` of the k-th of `models` with `--seed SEED+k` gives."""
+def finetune_members(*, workers: int | None = None, tasks: Sequence[str] = (), **options: Any) -> Json:
+    """As `pretrain_members`: member k is what `finetune` of the k-th of `models` with `--seed SEED+k` gives.
+
+    With `tasks` it is fine-tuned on the k-th of them, which have the same classes and test rows.
+    """
     chosen = FinetuneOptions.read({**options, "workers": workers})
     models = chosen.classifier.models
     if chosen.classifier.model or not models:
@@ -78,13 +82,16 @@ def finetune_members(*, workers: int | None = None, **options: Any) -> Json:
     for model in models:
         load_matching_tokenizer(model, read_encoder_config(model)["vocab_size"])
     weights = [NEW if chosen.classifier.from_scratch else weights_hash(model) for model in models]
-    task = load_task_from(chosen.task)
-    settings = chosen.settings() | {"task_sha256": task_hash(task), "labels": class_names(task)}
+    of_task: list[Json] = [{"task": each} for each in tasks] or [{}] * len(models)
+    splits = [load_task_from(replace(chosen.task, **each)) for each in (of_task if tasks else of_task[:1])]
+    task = splits[0]
+    settings = chosen.settings() | {"task_sha256": [task_hash(each) for each in splits], "labels": class_names(task)}
     settings |= {"threads": threads, "weights": weights}
     run = Run(chosen.training["output_dir"], "finetune-members", settings)
     if run.results is not None:
         return run.results
-    rows = _train(run, finetune, [{**options, "models": None, "model": model} for model in models], workers, threads)
+    of_each = [{**options, "models": None, "model": model, **own} for model, own in zip(models, of_task, strict=False)]
+    rows = _train(run, finetune, of_each, workers, threads)
     scores = ("model", "parameters", "trainable_parameters", "validation", "test", "best_step")
     results = {name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule", "text_facts")}
     metric = HEADLINE[problem_of(task)]

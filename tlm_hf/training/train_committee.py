@@ -20,6 +20,7 @@ from ..data.embedded import pretrained
 from ..data.kinds import NAMES, PAIR, as_one_text, class_names, per_label, problem_of, texts_of
 from ..data.table_files import frame_table
 from ..data.task_options import TableFormat
+from ..data.task_splits import learnable, rotate
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import LONGEST_DEFAULT, SHORT, TextFacts, train_wordpiece
 from ..errors import UserError, check_range, flag
@@ -123,29 +124,32 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return output, run.results, None
-    work = output / "work"
-    (work / "data").mkdir(parents=True, exist_ok=True)
-    for split, rows in task.items():
-        rows.to_parquet(str(work / "data" / f"{split}.parquet"))
+    work, splits = output / "work", {}
+    for turn, each in enumerate(rotate(task, arguments.num_members)):
+        folder = work / (f"data-{turn}" if turn else "data")
+        folder.mkdir(parents=True, exist_ok=True)
+        for split, rows in each.items():
+            rows.to_parquet(str(folder / f"{split}.parquet"))
+        splits[str(folder)] = load_task(folder, **_kind(arguments))  # as its member reads it
     warn_of_imbalance(task, arguments.class_weights)
 
     # 3. Encoders, and what the time allows
     of_table = "pre-training encoders on the table's texts"
     logger.info("2 of 5: %s", f"starting from {', '.join(arguments.encoder)}" if arguments.encoder else of_table)
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task, more_texts)
-    tuning = _fine_tuning(arguments, recipe, encoders, work)
+    tuning = _fine_tuning(arguments, recipe, encoders, work) | {"tasks": list(splits)}
     try:
         fit = fit_to_budget(arguments.time_budget, started, work, len(task["train"]), arguments.workers, tuning)
     except UserError:
         shutil.rmtree(work)
         run.discard()
         raise
-    return output, *_train(run, task, arguments, encoders, tuning, fit)
+    return output, *_train(run, [*splits.values()], arguments, encoders, tuning, fit)
 
 
 def _train(
     run: Run,
-    task: datasets.DatasetDict,
+    splits: list[datasets.DatasetDict],
     arguments: OwnDataArguments,
     encoders: list[str],
     tuning: Json,
@@ -153,12 +157,14 @@ def _train(
 ) -> tuple[Json, Joined]:
     """Steps 4 and 5 of `train_from_table`: linear models, members and committee, and what is said of them."""
     # 4. Linear models and members
+    task = splits[0]
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
-    linear, pipeline = fit_tfidf(task)
+    linear, pipeline = fit_tfidf(task, refit=True)
     vectors = word_vectors(tokenizer, encoders)
-    table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
-    curve = committee_report.learning_curve(tokenizer, vectors, task, table)
+    fit_table = partial(fit_lexical, tokenizer, vectors, num_labels=len(class_names(task)))
+    tables = [fit_table(each["train"]) for each in splits]
+    curve = committee_report.learning_curve(tokenizer, vectors, task, tables[0])
     within = fit()
     logger.info("4 of 5: fine-tuning members (%d)", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
@@ -167,8 +173,10 @@ def _train(
     logger.info("5 of 5: joining, calibrating, and scores on the test rows")
     members = [str(Path(tuning["output_dir"]) / member["folder"]) for member in tuned]
     joining = CommitteeArguments("the table", members=members, disable_tqdm=True)
-    committee = load_members(joining, task)
-    joined = join_members(joining, task, committee, loading.load_classifier_tokenizer(members[0], committee), table)
+    committee = load_members(joining, *splits)
+    tokenizer = loading.load_classifier_tokenizer(members[0], committee)
+    held_out = [(each["validation"], table) for each, table in zip(splits, tables, strict=True)][: len(members)]
+    joined = join_members(joining, task, committee, tokenizer, fit_table(learnable(task)), held_out)
     results = {
         "output_dir": portable_path(str(run.folder)),
         "text_pair_column": arguments.text_pair_column,
@@ -273,15 +281,20 @@ def _choose_recipe(arguments: OwnDataArguments, rows: int) -> Recipe:
 
 def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str], work: Path) -> Json:
     """Options of `finetune_members`."""
-    shared = ("class_weights", "problem_type", "max_length", "seed", "num_train_epochs", "learning_rate")
+    shared = ("class_weights", "max_length", "seed", "num_train_epochs", "learning_rate")
     given = {name: getattr(arguments, name) for name in shared if getattr(arguments, name) is not None}
     return {
         **{name: value for name, value in vars(recipe).items() if name != "encoders"},
         "bf16": "false",  # as the encoders were trained
         "models": (encoders * arguments.num_members)[: arguments.num_members],
-        "task": str(work / "data"),
         "output_dir": str(work / "members"),
-        "text_pair_column": PAIR if arguments.text_pair_column else None,
         "num_threads": 1,
+        **_kind(arguments),
         **given,
     }
+
+
+def _kind(arguments: OwnDataArguments) -> Json:
+    """Options by which the tables in `work` are read."""
+    pair = PAIR if arguments.text_pair_column else None
+    return {"problem_type": arguments.problem_type, "text_pair_column": pair}
