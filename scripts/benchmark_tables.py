@@ -24,6 +24,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
@@ -126,8 +127,9 @@ def draw_table(source: datasets.DatasetDict, rows: int, draw: int, first: int = 
 
 
 def run_committee(task: datasets.DatasetDict, folder: Path) -> Trained:
-    """Train a committee, which answers from its tables."""
-    output, results, _ = train_from_table(task, OwnDataArguments(output_dir=str(folder)))
+    """Train a committee, which answers from its tables; as many members at a time as torch has threads."""
+    options = OwnDataArguments(output_dir=str(folder), workers=torch.get_num_threads())
+    output, results, _ = train_from_table(task, options)
     tables = load(output / "frozen")
     size = sum(path.stat().st_size for path in (output / "frozen").rglob("*") if path.is_file()) / 1e6
     return results["committee"], lambda text: tables.probabilities([text]), size
