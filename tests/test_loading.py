@@ -391,7 +391,8 @@ def test_broken_folders_are_refused_in_one_sentence(tmp_path, monkeypatch):
 
 
 def test_the_split_of_a_fine_tuned_folder_is_known(tmp_path):
-    assert not trained_on_another_split(str(tmp_path), "a")
-    (tmp_path / "results.json").write_text(json.dumps({"settings": {"task_sha256": "a"}}))
-    assert not trained_on_another_split(str(tmp_path), "a")
-    assert trained_on_another_split(str(tmp_path), "b")
+    assert not trained_on_another_split(str(tmp_path), "0a")
+    (tmp_path / "results.json").write_text(json.dumps({"settings": {"task_sha256": "0a"}}))
+    assert not trained_on_another_split(str(tmp_path), "0a")
+    assert not trained_on_another_split(str(tmp_path), "0b", "0a")
+    assert trained_on_another_split(str(tmp_path), "0b")

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,9 @@ def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str
     return np.array([known.index(name) for name in names])
 
 
-def trained_on_another_split(source: str, task_hashes: Collection[str]) -> bool:
+def trained_on_another_split(source: str, *task_sha256: str) -> bool:
     """Whether the folder's own results say that it was fine-tuned on other rows than the tasks with these hashes."""
-    return _own_results(source).get("settings", {}).get("task_sha256") not in (None, *task_hashes)
+    return _own_results(source).get("settings", {}).get("task_sha256") not in (None, *task_sha256)
 
 
 def _own_results(source: str) -> Json:

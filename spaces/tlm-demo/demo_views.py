@@ -240,7 +240,7 @@ def committee(rows: Sequence[Json], texts: int) -> str:
     table["calibration_error"] *= 100
     table.columns = ["model", "calibration error (points)", "temperature", "one text (ms)"]
     remark = f"Accuracy on {texts:,} test texts with its 95% interval. Calibration error: how far stated probabilities "
-    remark += "are from how often they are right. Each has its own temperature, from validation texts."
+    remark += "are from how often they are right. Members have the committee's temperature, from validation texts."
     return box(_accuracies(points), _table(table, "{:.2f}"), _small(remark))
 
 

@@ -22,6 +22,8 @@ RESULTS = {
     "classes": {name: {"precision": 0.1, "recall": 0.234, "f1": 0.3, "texts": 5.0} for name in ("farm", NASTY)},
     "class_rows": {"farm": 31, NASTY: 31},
     "doubtful": {"most uncertain": [{"text": NASTY, "label": "farm", "predicted": NASTY, "probability": 0.51}]},
+    "members_without_words": [{}, {}],
+    "keep_validation": False,
     "text_facts": {"longer": 2, "max_length": 128, "share_beyond": 0.018},
     "learning_curve": {
         "metric": "accuracy",

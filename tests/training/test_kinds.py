@@ -27,7 +27,7 @@ from tlm_hf.models.combination_committee import MULTI
 from tlm_hf.runtime import load
 from tlm_hf.training import join_committee
 from tlm_hf.training.committee_report import score_models
-from tlm_hf.training.lexical import fit_lexical, lexical_logits, weigh
+from tlm_hf.training.lexical import fit_lexical, lexical_logits, weigh, word_vectors
 
 
 @pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
@@ -52,29 +52,51 @@ def test_a_table_of_every_kind_is_read_split_and_read_back(kind, tmp_path):
             assert texts_of(read) == [(text, by_text[text]["other"]) for text in read["text"]]
 
 
+def check_what_was_held_out(output, committee, regression):
+    """Members held out other rows, the final table knows them all, and of a regression they chose its share."""
+    work, tokenizer = output / "work", AutoTokenizer.from_pretrained(output)
+    folds = [
+        datasets.DatasetDict.from_parquet({split: str(work / name / f"{split}.parquet") for split in SPLITS})
+        for name in ("data", "data-1")
+    ]
+    assert set(folds[1]["validation"]["text"]) <= set(folds[0]["train"]["text"])
+    every = folds[0]["train"]["text"][:] + folds[0]["validation"]["text"][:]
+    assert sorted(folds[1]["train"]["text"][:] + folds[1]["validation"]["text"][:]) == sorted(every)
+    counts = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, binary=True).fit(every)
+    numbers = tokenizer.convert_tokens_to_ids(counts.get_feature_names_out())
+    idf = TfidfTransformer().fit(counts.transform(every)).idf_
+    np.testing.assert_allclose(committee.lexical.idf[numbers], idf, rtol=1e-5)
+    if regression:
+        vectors = word_vectors(tokenizer, [str(shelf() / "encoder")])
+        apart, error = [], []
+        for index, fold in enumerate(folds):
+            texts, labels = fold["validation"]["text"][:], np.array(fold["validation"]["label"][:])
+            own = [each.value for each in predict(texts, str(work / "members" / f"member-{index}"))]
+            words = lexical_logits(fit_lexical(tokenizer, vectors, fold["train"], 1), tokenizer, texts)[:, 0]
+            apart.append(own - words)
+            error.append(labels - words)
+        apart, error = np.concatenate(apart), np.concatenate(error)
+        share = np.clip(apart @ error / (apart @ apart), 0.1, 1)
+        whole = fit_lexical(
+            tokenizer, vectors, datasets.concatenate_datasets([folds[0]["train"], folds[0]["validation"]]), 1
+        )
+        assert committee.lexical.bias.item() == pytest.approx((1 - share) * whole.bias.item(), rel=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["multi", "regression", "pairs"])
 def test_a_committee_of_every_kind_is_scored_and_answers_in_every_form(kind, tmp_path, caplog):
     """Oracles: scikit-learn on what `predict` says of the test rows, and numpy on what the members say."""
     options = {"multi": {}, "regression": {"problem_type": "regression"}, "pairs": {"text_pair": "other"}}[kind]
     options |= {"encoder": [str(shelf() / "encoder")], "num_members": 2, "num_train_epochs": 1.0, "workers": 1}
-    options["seed"] = 3  # the splits of another seed than that of the members' tables
+    options |= {"seed": 3, "keep_validation": kind == "pairs"}  # the members' tables are read with seed 0
     frame, output = pd.DataFrame(rows_of(kind)), tmp_path / "out"
     committee, results = train_committee(frame, text="text", output_dir=str(output), **options)
     test = datasets.Dataset.from_parquet(str(output / "work" / "data" / "test.parquet"))
     texts, labels = texts_of(test), labels_of(test)
-    parts = {split: datasets.Dataset.from_parquet(f"{output}/work/data/{split}.parquet") for split in SPLITS[:2]}
-    other = datasets.Dataset.from_parquet(f"{output}/work/data-1/validation.parquet")
-    assert set(other["text"]) <= set(parts["train"]["text"])  # the second member's, on which the first one trained
-    assert len(other) == len(parts["validation"])
-    if kind != "pairs":
-        known, tokenizer = (
-            [text for rows in parts.values() for text in texts_of(rows)],
-            AutoTokenizer.from_pretrained(output),
-        )
-        counts = CountVectorizer(tokenizer=tokenizer.tokenize, token_pattern=None, binary=True).fit(known)
-        idf = TfidfTransformer().fit(counts.transform(known)).idf_
-        numbers = tokenizer.convert_tokens_to_ids(counts.get_feature_names_out())
-        np.testing.assert_allclose(committee.lexical.idf[numbers], idf, rtol=1e-5)  # the table knows the rows of both
+    if kind == "pairs":  # for which validation is kept apart
+        assert not (output / "work" / "data-1").exists()
+    else:
+        check_what_was_held_out(output, committee, regression=kind == "regression")
     answers, frozen = predict(texts, str(output)), load(output / "frozen")
     shown = {row["model"]: row for row in results["scores"]}["committee"]
     probabilities = frozen.probabilities(texts)

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 
 from ..errors import UserError, shown
-from .kinds import REGRESSION, SINGLE, labels_of, problem_of
+from .kinds import REGRESSION, SINGLE, labels_of, problem_of, texts_of
 from .labels import are_amounts
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
@@ -52,24 +52,31 @@ def choose_rows(
 
 
 def learnable(task: datasets.DatasetDict) -> datasets.Dataset:
-    """Rows of training and validation together, which a last fit may learn from once all is chosen."""
+    """Rows of training and validation together, for a last fit once all is chosen."""
     return datasets.concatenate_datasets([task["train"], task["validation"]])
 
 
 def rotate(task: datasets.DatasetDict, count: int) -> Iterator[datasets.DatasetDict]:
     """The task, and `count` - 1 more that in turn hold out other training rows in place of the validation rows.
 
-    As many of each class are held out, so members of a committee that train on one each have all rows between them
-    (cross-validation committees; Parmanto, Munro and Doyle, NeurIPS 1995).
+    As many of each class are held out, and equal texts stay together. Where a part would lack a class, or have a single
+    number, it is the task again. Source: cross-validation committees (Parmanto, Munro and Doyle, NeurIPS 1995).
     """
     rows, first = learnable(task), len(task["train"])
-    labels = labels_of(rows) if problem_of(task) == SINGLE else np.zeros(len(rows), dtype=int)
-    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    kind, labels = problem_of(task), labels_of(rows)
+    groups = labels if kind == SINGLE else np.zeros(len(rows), dtype=int)
+    classes = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     sizes = [int((places >= first).sum()) for places in classes]
+    numbers: dict[object, int] = {}
+    of_text = np.array([numbers.setdefault(text, len(numbers)) for text in texts_of(rows)])
+    needed = {SINGLE: len(classes), REGRESSION: 2}.get(kind, 0)
     yield task
     for turn in range(2, count + 1):
         chosen = [np.roll(places, turn * size)[:size] for places, size in zip(classes, sizes, strict=True)]
-        out = np.isin(np.arange(len(rows)), np.concatenate(chosen))
+        out = np.isin(of_text, of_text[np.concatenate(chosen)])
+        if needed and min(len(np.unique(labels[out])), len(np.unique(labels[~out]))) < needed:
+            yield task
+            continue
         splits = {"train": rows.select(np.flatnonzero(~out)), "validation": rows.select(np.flatnonzero(out))}
         yield datasets.DatasetDict(splits | {"test": task["test"]})
 

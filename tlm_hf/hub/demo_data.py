@@ -115,23 +115,23 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
         raise UserError(f"The task {name!r} is not one class for each text, all that the Space shows: leave it out.")
     labels = {split: np.array(task[split]["label"][:]) for split in SPLITS}
 
-    def predict(source: Path, model: Any, **options: Any) -> dict[str, np.ndarray]:
+    def predict(source: Path, model: Any, split: str, **options: Any) -> np.ndarray:
         """Logits (texts, members if they are asked for, classes) with the classes in the order of the task's."""
         order = match_labels(model, str(source), name, class_names(task))
         tokenizer = load_classifier_tokenizer(str(source), model)
-        texts = {split: task[split]["text"][:] for split in SPLITS}
-        return {split: predict_logits(model, tokenizer, texts[split], **options)[0][..., order] for split in SPLITS}
+        return predict_logits(model, tokenizer, task[split]["text"][:], **options)[0][..., order]
 
     model = load_classifier(str(committee))
     count, combination = model.config.num_members, model.config.combination
     if count > MOST_MEMBERS:
         raise UserError(f"The committee {committee} has {count} members: show at most {MOST_MEMBERS}.")
-    logits, scores = predict(committee, model, member_logits=True), {}
+    logits, scores = torch.from_numpy(predict(committee, model, "test", member_logits=True)), {}
     for chosen in (part for size in range(count) for part in combinations(range(count), size + 1)):
-        parts = {split: combine(torch.from_numpy(logits[split])[:, chosen], combination).numpy() for split in SPLITS}
-        scores[" ".join(map(str, chosen))] = calibrated_scores(parts, labels)
+        joined = combine(logits[:, chosen], combination).numpy()
+        scores[" ".join(map(str, chosen))] = scores_at(model.config.temperature, joined, labels["test"])
     if deep is not None:
-        scores["deep"] = calibrated_scores(predict(deep, load_classifier(str(deep))), labels)
+        other = load_classifier(str(deep))
+        scores["deep"] = calibrated_scores({split: predict(deep, other, split) for split in SPLITS}, labels)
     members, known = [f"member {place + 1}" for place in range(count)], known_texts(name)
     facts = {"title": known.get("question", name), "members": members, "test_texts": len(labels["test"])}
     return facts | {"scores": scores, "examples": known.get("examples", [])}
@@ -139,8 +139,13 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
 
 def calibrated_scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
     """Scores on test texts with the temperature that validation texts determine, and that temperature."""
-    temperature = choose_temperature(logits["validation"], labels["validation"]).value
-    scaled = logits["test"] / temperature
-    scores = classification_metrics(scaled, labels["test"])
-    calibration_error = expected_calibration_error(scaled, labels["test"])
-    return {**scores, "calibration_error": calibration_error, "temperature": temperature}
+    return scores_at(
+        choose_temperature(logits["validation"], labels["validation"]).value, logits["test"], labels["test"]
+    )
+
+
+def scores_at(temperature: float, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Scores of logits (texts, classes) at a temperature, and that temperature."""
+    scaled = logits / temperature
+    errors = {"calibration_error": expected_calibration_error(scaled, labels), "temperature": temperature}
+    return {**classification_metrics(scaled, labels), **errors}

@@ -43,7 +43,7 @@ README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"
 LATENCY_ROUNDS = 30
 CURVE_FILE = "learning_curve.png"
 PLOTS = {
-    CURVE_FILE: "Test score by training rows, of the committee's linear part alone",
+    CURVE_FILE: "Test score of a linear part alone, by the rows that it learns from",
     "reliability.png": "Calibration: how often answers of a probability are right",
 }
 
@@ -153,8 +153,9 @@ def learning_curve(
 def notes(results: Json) -> dict[str, list[str]]:
     """What terminal, card and page say of the results besides tables: sentences `about` the rows, and `advice`."""
     counts, facts, curve = results["rows"], results["text_facts"], results["learning_curve"]
-    others = " (others for each member)" if len(results["members_without_words"]) > 1 else ""
-    sizes = f"{counts['train']:,} train, {counts['validation']:,} validation{others}, {counts['test']:,} test"
+    others = "others for each member; " if len(results["members_without_words"]) > 1 else ""
+    learned = "" if results["keep_validation"] else f" ({others}linear models learn from them too)"
+    sizes = f"{counts['train']:,} train, {counts['validation']:,} validation{learned}, {counts['test']:,} test"
     about = [
         f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows, with 95% intervals: "
         "of other rows, not of other seeds."
@@ -174,7 +175,7 @@ def notes(results: Json) -> dict[str, list[str]]:
         more = "That is within chance, so these test rows cannot tell whether more labels would help."
     advice = [
         results["recommendation"],
-        f"{metric[0].upper()}{metric[1:]} by training rows, of the committee's linear part alone: {points}. "
+        f"{metric[0].upper()}{metric[1:]} of a linear part alone by the rows that it learns from: {points}. "
         f"The second half brought {100 * gain.value:+.1f} points ({_ends(gain)}). {more}",
     ]
     if results["frozen"] is not None:

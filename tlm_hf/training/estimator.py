@@ -29,8 +29,9 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
 
     scores = cross_val_score(TLMClassifier(), texts, labels)
 
-    y is their labels (n,), or of several labels a text 0 and 1, (n, labels). Of the rows 15% choose epochs, temperature
-    and threshold, and one row (of each class) is set aside. The arguments are the command's options of these names.
+    y is their labels (n,), or of several labels a text 0 and 1, (n, labels). Each member holds out other 15% of the
+    rows, which choose epochs, temperature and threshold; one row (of each class) is set aside. The arguments are the
+    command's options of these names.
     """
 
     encoder: list[str] | None = None

@@ -72,8 +72,7 @@ def join_committee(arguments: CommitteeArguments) -> Json:
         raise UserError(f"--combination is {arguments.combination!r}: choose one of {', '.join(COMBINATIONS)}.")
     for member in arguments.members:
         if read_config(member)["model_type"] == "tlm_committee":
-            remedy = "name its members instead (train-committee leaves them in work/members/)"
-            raise UserError(f"The member {member!r} is itself a committee: {remedy}.")
+            raise UserError(f"The member {member!r} is itself a committee: name classifiers of `tlm finetune` instead.")
     check_one_tokenizer(arguments.members)
     task = load_task_from(arguments)
     committee = load_members(arguments, task)
@@ -95,12 +94,12 @@ def join_members(
     committee: CommitteeForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
     table: LexicalTable | None = None,
-    held_out: Sequence[tuple[datasets.Dataset, LexicalTable]] = (),
+    held_out: Sequence[tuple[datasets.Dataset, np.ndarray]] = (),
 ) -> Joined:
     """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given.
 
-    Where members had their own validation rows, `held_out` are those of each with a table that has not seen them, and
-    what is chosen on validation is chosen on them all, each classified by its one member.
+    Where members had their own validation rows, `held_out` are those of each, with logits (texts, classes) of a table
+    that has not seen them. What is chosen on validation is then chosen on them all, by their one member's logits.
     """
     # 3. Every member's logits (texts, members, classes) on validation and test
     problem_type, combination, config = problem_of(task), arguments.combination, committee.config
@@ -110,13 +109,7 @@ def join_members(
     logits = {split: predict_logits(committee, tokenizer, each, **options)[0] for split, each in texts.items()}
     words = {} if table is None else {split: lexical_logits(table, tokenizer, each) for split, each in texts.items()}
     if held_out:
-        parts = []
-        for member, (rows, unseeing) in zip(committee.members, held_out, strict=True):
-            own = texts_of(rows)
-            of_member = predict_logits(member, tokenizer, own)[0][:, None]
-            parts.append((of_member, lexical_logits(unseeing, tokenizer, own), labels_of(rows)))
-        joined_parts = (np.concatenate(part) for part in zip(*parts, strict=True))
-        logits["validation"], words["validation"], labels["validation"] = joined_parts
+        logits["validation"], words["validation"], labels["validation"] = _join_held_out(committee, tokenizer, held_out)
     if table is not None:
         of_texts = OF_FEW if len(task["train"]) <= FEW else OF_TEXTS
         start = OF_PAIRS if PAIR in task["test"].column_names else of_texts
@@ -162,6 +155,22 @@ def join_members(
     return Joined(committee, tokenizer, results, logits["test"], scaled["test"])
 
 
+def _join_held_out(
+    committee: CommitteeForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: Sequence[tuple[datasets.Dataset, np.ndarray]],
+) -> list[np.ndarray]:
+    """Logits of each row's member (texts, 1, classes) and table (texts, classes), and labels; of equal texts once."""
+    parts, seen = [], set()
+    for member, (rows, words) in zip(committee.members, held_out, strict=True):
+        texts = texts_of(rows)
+        new = [place for place, text in enumerate(texts) if text not in seen]
+        seen |= set(texts)
+        logits, _ = predict_logits(member, tokenizer, texts)
+        parts.append((logits[new, None], words[new], labels_of(rows)[new]))
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
 def save_committee(joined: Joined, folder: Path) -> None:
     """Write model, tokenizer and the reliability diagram."""
     joined.committee.save_pretrained(folder)
@@ -195,7 +204,7 @@ def load_members(
             refused = f"knows the labels {names} but the task {arguments.task!r} has {labels}: name the members' task"
         elif kind != problem_type:
             refused = f"is one of {kind} and the task {arguments.task!r} one of {problem_type}: give --problem-type"
-        elif trained_on_another_split(member, hashes):
+        elif trained_on_another_split(member, *hashes):
             refused = (
                 "was fine-tuned on another split of its task, so test texts may be among its training texts: give the "
                 "options of the task (--task-seed, --*-per-label, --shortfall, --entity-markers) that it had"

@@ -82,15 +82,16 @@ def finetune_members(*, workers: int | None = None, tasks: Sequence[str] = (), *
     for model in models:
         load_matching_tokenizer(model, read_encoder_config(model)["vocab_size"])
     weights = [NEW if chosen.classifier.from_scratch else weights_hash(model) for model in models]
-    of_task: list[Json] = [{"task": each} for each in tasks] or [{}] * len(models)
-    splits = [load_task_from(replace(chosen.task, **each)) for each in (of_task if tasks else of_task[:1])]
-    task = splits[0]
-    settings = chosen.settings() | {"task_sha256": [task_hash(each) for each in splits], "labels": class_names(task)}
+    splits = [load_task_from(replace(chosen.task, task=each)) for each in tasks[: len(models)] or [chosen.task.task]]
+    task, hashes = splits[0], [task_hash(each) for each in splits]
+    settings = chosen.settings() | {"task_sha256": hashes if tasks else hashes[0], "labels": class_names(task)}
     settings |= {"threads": threads, "weights": weights}
     run = Run(chosen.training["output_dir"], "finetune-members", settings)
     if run.results is not None:
         return run.results
-    of_each = [{**options, "models": None, "model": model, **own} for model, own in zip(models, of_task, strict=False)]
+    of_each = [{**options, "models": None, "model": model} for model in models]
+    for member, name in zip(of_each, tasks, strict=False):  # a time budget may have left out members
+        member["task"] = name
     rows = _train(run, finetune, of_each, workers, threads)
     scores = ("model", "parameters", "trainable_parameters", "validation", "test", "best_step")
     results = {name: rows[0][name] for name in ("task", "labels", "rows", "from_scratch", "schedule", "text_facts")}

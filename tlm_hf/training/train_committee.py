@@ -35,7 +35,7 @@ from . import committee_report
 from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
-from .lexical import COUNTED, fit_lexical, word_vectors
+from .lexical import COUNTED, fit_lexical, lexical_logits, word_vectors
 from .members import finetune_members, fit_to_budget, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length
 from .pretrain_options import PretrainOptions
@@ -77,7 +77,8 @@ def train_committee(
 ) -> tuple[CommitteeForSequenceClassification, Json]:
     """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder.
 
-    70% of each class train, 15% choose epochs and temperature, 15% are the test set; a source's own splits stay. The
+    Unless the source has splits, 70% of each class train, 15% choose epochs and temperature, 15% are the test set. Each
+    member holds out other rows for validation, and the linear models learn from all but the test rows in the end. The
     folder opens with `pipeline("text-classification", model=FOLDER)`. Called again, it continues.
 
         committee, report = train_committee(frame, text="body", label="kind", output_dir="outputs/mail")
@@ -125,7 +126,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     if run.results is not None:
         return output, run.results, None
     work, splits = output / "work", {}
-    for turn, each in enumerate(rotate(task, arguments.num_members)):
+    for turn, each in enumerate(rotate(task, 1 if arguments.keep_validation else arguments.num_members)):
         folder = work / (f"data-{turn}" if turn else "data")
         folder.mkdir(parents=True, exist_ok=True)
         for split, rows in each.items():
@@ -137,7 +138,9 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     of_table = "pre-training encoders on the table's texts"
     logger.info("2 of 5: %s", f"starting from {', '.join(arguments.encoder)}" if arguments.encoder else of_table)
     encoders = arguments.encoder or _pretrain_encoders(arguments, work, task, more_texts)
-    tuning = _fine_tuning(arguments, recipe, encoders, work) | {"tasks": list(splits)}
+    tuning = _fine_tuning(arguments, recipe, encoders, work)
+    if not arguments.keep_validation:
+        tuning["tasks"] = list(splits)
     try:
         fit = fit_to_budget(arguments.time_budget, started, work, len(task["train"]), arguments.workers, tuning)
     except UserError:
@@ -160,11 +163,11 @@ def _train(
     task = splits[0]
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
-    linear, pipeline = fit_tfidf(task, refit=True)
+    linear, pipeline = fit_tfidf(task, refit=not arguments.keep_validation)
     vectors = word_vectors(tokenizer, encoders)
     fit_table = partial(fit_lexical, tokenizer, vectors, num_labels=len(class_names(task)))
-    tables = [fit_table(each["train"]) for each in splits]
-    curve = committee_report.learning_curve(tokenizer, vectors, task, tables[0])
+    table = fit_table(task["train"])
+    curve = committee_report.learning_curve(tokenizer, vectors, task, table)
     within = fit()
     logger.info("4 of 5: fine-tuning members (%d)", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
@@ -175,11 +178,18 @@ def _train(
     joining = CommitteeArguments("the table", members=members, disable_tqdm=True)
     committee = load_members(joining, *splits)
     tokenizer = loading.load_classifier_tokenizer(members[0], committee)
-    held_out = [(each["validation"], table) for each, table in zip(splits, tables, strict=True)][: len(members)]
-    joined = join_members(joining, task, committee, tokenizer, fit_table(learnable(task)), held_out)
+    held_out = []
+    if not arguments.keep_validation:
+        for turn, split in enumerate(splits[: len(members)]):
+            of_turn = fit_table(split["train"]) if turn else table
+            rows = split["validation"]
+            held_out.append((rows, lexical_logits(of_turn, tokenizer, texts_of(rows))))
+        table = fit_table(learnable(task))
+    joined = join_members(joining, task, committee, tokenizer, table, held_out)
     results = {
         "output_dir": portable_path(str(run.folder)),
         "text_pair_column": arguments.text_pair_column,
+        "keep_validation": arguments.keep_validation,
         "members_without_words": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
@@ -250,7 +260,8 @@ def _pretrain_encoders(
     arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict, more_texts: list[str]
 ) -> list[str]:
     """Folders of one encoder per member, pre-trained with one tokenizer; sets `max_length` where it was not given."""
-    task_texts = as_one_text(texts_of(task["train"]))
+    rows = task["train"] if arguments.keep_validation else learnable(task)
+    task_texts = as_one_text(texts_of(rows))
     texts = task_texts + more_texts
     corpus, tokenizer, encoders = work / "corpus.parquet", work / "tokenizer", work / "encoders"
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
@@ -287,6 +298,7 @@ def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str
         **{name: value for name, value in vars(recipe).items() if name != "encoders"},
         "bf16": "false",  # as the encoders were trained
         "models": (encoders * arguments.num_members)[: arguments.num_members],
+        "task": str(work / "data"),
         "output_dir": str(work / "members"),
         "num_threads": 1,
         **_kind(arguments),

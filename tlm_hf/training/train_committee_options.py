@@ -27,6 +27,9 @@ class OwnDataArguments(TableFormat):
         None, "Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to 512).", group=MEMBERS
     )
     seed: int = option(0, "Seed of the split and of the members.", group=MEMBERS)
+    keep_validation: bool = option(
+        False, "Nothing trains on validation rows, which are of their own kind, such as later dates.", group=MEMBERS
+    )
     corpus: str | None = option(None, "More text, such as docstrings, wikipedia or a file.", group=OF_NONE)
     size: str = option("quickstart", "smoke, quickstart, laptop or paper.", group=OF_NONE)
     pretrain_steps: int = option(3000, "Optimizer steps, 32 texts each.", group=OF_NONE)
