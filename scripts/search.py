@@ -43,8 +43,7 @@ TRIAL = 60  # steps that are timed to know how many fit into a budget
 def train(words: str, folder: Path, seed: int, steps: int) -> tuple[Json, float]:
     """Pre-train a variant; returns the results and the CPU seconds of a step."""
     options = {"output_dir": str(folder), "seed": seed, "max_steps": steps, "num_threads": 1, "disable_tqdm": True}
-    given = Parser(GROUPS, "pretrain", "").parse(shlex.split(words))
-    results = pretrain(**{"eval_steps": 10**6, **given, **options})
+    results = pretrain(**{"eval_steps": 10**6, **Parser(GROUPS, "pretrain", "").parse(shlex.split(words)), **options})
     return results, results["speed"]["cpu_seconds"] / results["speed"]["steps"]
 
 

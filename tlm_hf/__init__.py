@@ -108,8 +108,7 @@ def _register() -> None:
     import transformers
 
     for kind in ("tlm", "committee", "frozen"):
-        auto_map = importlib.import_module(f".models.configuration_{kind}", __name__).AUTO_MAP
-        for auto, place in auto_map.items():
+        for auto, place in importlib.import_module(f".models.configuration_{kind}", __name__).AUTO_MAP.items():
             is_ready = configurations if auto == "AutoConfig" else models
             if is_ready:
                 module, _, name = place.partition(".")
@@ -121,8 +120,7 @@ def _register() -> None:
 class _RegisterAfterImport(MetaPathFinder):
     """Registers our classes once transformers (which has no plug-ins) or our models are, and imports none."""
 
-    def __init__(self) -> None:
-        self.searching = threading.local()
+    searching = threading.local()
 
     def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec by the other finders, its loader made to call `_register` at the end."""

@@ -1,6 +1,7 @@
 """The one exception for bad input: commands turn it into one sentence on stderr and exit code 2."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ class UserError(ValueError):
 def first_line(error: object) -> str:
     """What a library's error says, as part of a sentence: its first line, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+
+
+@contextmanager
+def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[object], str] = str) -> Iterator[None]:
+    """In place of an error of these kinds, raise UserError: `what`, what `say` makes of the error, and the remedy."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(f"{what} ({say(error)}): {remedy}.") from error
 
 
 def no_model(source: str, error: Exception) -> UserError:

@@ -77,8 +77,7 @@ class Schedule:
         return max(0.0, (parts - part) / (parts - 1)) if part else 0.0
 
 
-OUR_START: dict[str, Any] = {"initialization": "counts"}
-OUR_START |= dict.fromkeys(("unigram_bias", "neighbour_heads", "cls_objective"), True)
+OUR_START: Any = {"initialization": "counts", "unigram_bias": True, "neighbour_heads": True, "cls_objective": True}
 PRETRAINING_SCHEDULES = {
     schedule.name: schedule
     for schedule in (

@@ -25,7 +25,6 @@ LONGEST_TEXT = 20_000  # characters that are looked at; no encoder here reads mo
 MOST_MASKS, LIKELIEST = 10, 5
 MOST_WORDS = 60  # words of a text that are left out in turn
 SLICE, LONGEST_RACE = 0.04, 30.0  # seconds that an entrant of the race runs before the next one does, and of the race
-DEEP_LAYERS = 6
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 PATH = re.compile(r"(/[\w.@-]+){2,}")
 
@@ -181,7 +180,7 @@ def processor() -> str:
 
 def untrained_bert(committee: Model) -> Model:
     """A stock BERT of six layers, each as wide as a member's: its weights are random, so only its speed counts."""
-    config = BertConfig(**(committee.model.config.member_configs[0] | {"num_hidden_layers": DEEP_LAYERS}))
+    config = BertConfig(**(committee.model.config.member_configs[0] | {"num_hidden_layers": 6}))
     return Model("", "", BertForSequenceClassification(config).eval(), committee.tokenizer)
 
 

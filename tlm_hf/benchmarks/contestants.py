@@ -90,7 +90,6 @@ def _minilm(folder: Path, rows: Rows) -> Answer:
 
 
 def _on_vectors(encode: Callable[[Texts], Any], file: Path, rows: Rows) -> Answer:
-    """Logistic regression on the vectors of texts."""
     import joblib
 
     if rows is not None:

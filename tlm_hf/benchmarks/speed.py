@@ -1,6 +1,5 @@
 """Benchmarks of speed: training steps and frozen committees against stock BERT, and from text to label."""
 
-import functools
 import itertools
 import os
 import shutil
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -147,7 +146,7 @@ def build_step_batch(arguments: StepArguments, vocab_size: int, length: int) -> 
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
 
 
-@functools.cache
+@cache
 def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], None]:
     """What takes an optimizer step of this process's model."""
     torch.set_num_threads(threads)

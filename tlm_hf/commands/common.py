@@ -126,8 +126,7 @@ def find_parser(name: str, command: Command) -> Parser:
         about = f"{about}; the same command continues a run."
         return Parser(module.GROUPS, name, about, getattr(module, "REFUSED", ()), command.leading)
     function = _find(command.function)
-    groups = [get_type_hints(function)["arguments"]]
-    return Parser(groups, name, f"{about}.", {"what"}, command.leading)
+    return Parser([get_type_hints(function)["arguments"]], name, f"{about}.", {"what"}, command.leading)
 
 
 def _find(place: str) -> Any:

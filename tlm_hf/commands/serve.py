@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ..errors import UserError, check_installed, check_range, no_model
+from ..errors import UserError, check_installed, check_range, no_model, refusing
 from ..option_fields import option
 from ..runtime import FrozenRuntime, load
 
@@ -48,11 +48,9 @@ def serve(arguments: ServeArguments) -> None:
         raise UserError(f"serve needs a frozen committee, but {error}") from error
     except OSError as error:  # of the Hub
         raise no_model(arguments.model, error) from error
-    try:
+    where = f"{arguments.host}:{arguments.port}"
+    with refusing(f"Nothing can listen at {where}", "give another --host or --port", OSError):
         listener = socket.create_server((arguments.host, arguments.port))
-    except OSError as error:
-        where = f"{arguments.host}:{arguments.port}"
-        raise UserError(f"Nothing can listen at {where} ({error}): give another --host or --port.") from error
     address = f"http://{arguments.host}:{listener.getsockname()[1]}/classify"
     print(f'{address} answers POST {{"texts": ["..."]}}; Ctrl-C ends it.', flush=True)
     with contextlib.suppress(KeyboardInterrupt):

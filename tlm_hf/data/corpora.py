@@ -16,7 +16,6 @@ from .task_options import PLAIN, TextFormat
 from .wikipedia import CONFIG, REPOSITORY, REVISION, stream_wikipedia
 
 logger = logging.getLogger(__name__)
-TEXT_UNITS = ("line", "paragraph")
 STREAMED_TEXTS = 40_000  # training texts of a streamed Wikipedia where no number is given
 
 
@@ -48,7 +47,7 @@ def load_corpus(
         folder = sources.data_root(root)
         corpus = f"{folder}/wikipedia" if folder and (folder / "wikipedia").is_dir() else REPOSITORY
     name = corpus if isinstance(corpus, str) else type(corpus).__name__
-    units = TEXT_UNITS if isinstance(corpus, str) and sources.is_text(corpus) else ()
+    units = ("line", "paragraph") if isinstance(corpus, str) and sources.is_text(corpus) else ()
     if unit not in (None, *units):
         choices = f"choose {' or '.join(units)}" if units else "leave --text-unit out, each row is a text"
         raise UserError(f"{name!r} has no texts by {unit!r}: {choices}.")

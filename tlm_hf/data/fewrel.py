@@ -12,7 +12,6 @@ from .tables import Row, TaskSource
 
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")  # before and after the head, and before and after the tail
 MARKINGS = ("none", "text")  # no markers; markers that are ordinary text, which any tokenizer splits
-DEFAULT_PART = "train_wiki"
 NAMES_FILE = "pid2name.json"
 
 
@@ -20,7 +19,7 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     """Read `train_wiki.json` of a folder, or a file like it; a sentence of two relations is dropped from both."""
     file = Path(path).expanduser()
     if not file.is_file():
-        file = file / f"{DEFAULT_PART}.json"
+        file = file / "train_wiki.json"
     if not file.is_file():
         raise UserError(f"{file} is missing: give --task-path the folder of the official FewRel files.")
     relations = read_json(file)

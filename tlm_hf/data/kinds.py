@@ -20,8 +20,7 @@ def _label(task: Rows) -> Any:
 
 def problem_of(task: Rows) -> str:
     """The `problem_type` of a task, or of a split."""
-    kinds: dict[type, str] = {datasets.ClassLabel: SINGLE, datasets.List: MULTI}
-    return kinds.get(type(_label(task)), REGRESSION)
+    return {datasets.ClassLabel: SINGLE, datasets.List: MULTI}.get(type(_label(task)), REGRESSION)
 
 
 def class_names(task: Rows) -> list[str]:

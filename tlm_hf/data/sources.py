@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UserError, first_line, listed
+from ..errors import UserError, first_line, listed, refusing
 from ..runs.atomic_files import file_hash, replacing
 from .table_files import KINDS, FileTable, check_same_columns, join_tables, kind_of, read_lines, read_table_file
 from .task_options import PLAIN, TextFormat
@@ -81,8 +81,7 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
     tables = tables_in(path)
     by_split = _find_files(path, tables, config)
     lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
-    digest = hashlib.sha256(lines.encode()).hexdigest()
-    cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", digest[:32])
+    cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", hashlib.sha256(lines.encode()).hexdigest()[:32])
     files: dict[str, list[FileTable]] = {}
     kind = by_split and _one_format([file for parts in by_split.values() for file in parts])
     if by_split is None:
@@ -162,10 +161,8 @@ def _one_format(files: list[Path]) -> str | None:
         raise UserError(f"The folder {files[0].parent} mixes the formats {names}: keep one format, or name one file.")
     kind = kind_of(files[0])
     for file in files if kind == "parquet" else ():
-        try:
+        with refusing(f"{str(file)!r} cannot be read", "restore the file", OSError, pa.ArrowException):
             check_same_columns(files[0], pq.read_schema(files[0]).names, file, pq.read_schema(file).names)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{str(file)!r} cannot be read ({error}): restore the file.") from error
     return kind
 
 
@@ -232,12 +229,10 @@ def seeded_order(texts: Iterable[str], seed: int | str) -> list[int]:
 
 def mapped(rows: datasets.Dataset, function: Callable[..., Any], **options: Any) -> datasets.Dataset:
     """`Dataset.map` by batches into new columns; UserError where its cache cannot be written."""
-    try:
+    with refusing("The texts cannot be kept", "free space, or set HF_DATASETS_CACHE", OSError):
         if "cache_file_name" in options:
             Path(options["cache_file_name"]).parent.mkdir(parents=True, exist_ok=True)
         return rows.map(function, batched=True, remove_columns=rows.column_names, **options)
-    except OSError as error:
-        raise UserError(f"The texts cannot be kept ({error}): free space, or set HF_DATASETS_CACHE.") from error
 
 
 def cached(
@@ -247,10 +242,8 @@ def cached(
     with contextlib.suppress(OSError, pa.ArrowException):
         return datasets.Dataset.from_file(str(file))
     batches = make()
-    try:
-        with replacing(file) as draft, pa.ipc.new_stream(str(draft), schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error}): free space, or set {variable}.") from error
+    full_disk = refusing(f"{file} cannot be written", f"free space, or set {variable}", OSError)
+    with full_disk, replacing(file) as draft, pa.ipc.new_stream(str(draft), schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
     return datasets.Dataset.from_file(str(file))

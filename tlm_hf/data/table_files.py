@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from ..errors import UserError, check_installed, listed
+from ..errors import UserError, check_installed, listed, refusing
 from ..runs.atomic_files import Json
 from .task_options import TextFormat
 
@@ -76,10 +76,8 @@ def join_tables(tables: Sequence[FileTable]) -> pa.Table:
     first = tables[0]
     for other in tables[1:]:
         check_same_columns(first.file, first.table.column_names, other.file, other.table.column_names)
-    try:
+    with refusing(f"The columns of {first.file} and others differ in type", "make them alike", pa.ArrowException):
         return pa.concat_tables([part.table for part in tables], promote_options="permissive")
-    except pa.ArrowException as error:
-        raise UserError(f"The columns of {first.file} and others differ in type ({error}): make them alike.") from error
 
 
 def check_same_columns(file: Path, columns: Sequence[str], other: Path, others: Sequence[str]) -> None:
@@ -90,12 +88,10 @@ def check_same_columns(file: Path, columns: Sequence[str], other: Path, others: 
 
 
 def _decode(file: Path, encoding: str | None) -> str:
-    try:
+    with refusing(f"{str(file)!r} cannot be read", "restore the file", OSError, EOFError, zlib.error):
         content = file.read_bytes()
         if file.suffix.lower() == ".gz":
             content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{str(file)!r} cannot be read ({error}): restore the file.") from error
     try:
         text = content.decode(encoding or _marked_encoding(content))
     except UnicodeDecodeError as error:
@@ -182,10 +178,8 @@ def frame_table(frame: pd.DataFrame) -> pa.Table:
 
 def _read_excel(file: Path) -> FileTable:
     check_installed("openpyxl")
-    try:
+    with refusing(f"{str(file)!r} cannot be read", "save it as CSV", OSError, ValueError, KeyError, zipfile.BadZipFile):
         sheets: Json = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{str(file)!r} cannot be read ({error}): save it as CSV.") from error
     name, frame = next(iter(sheets.items()))
     if len(sheets) > 1:
         logger.warning("Note: of the %d sheets of %s the first is read, %r.", len(sheets), file, name)

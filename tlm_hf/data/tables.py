@@ -82,8 +82,7 @@ def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:
     names += [OTHER] if merged and OTHER not in names else []
     if len(names) < 2:
         raise UserError("Fewer than two classes are left: give smaller --drop-rare-classes or --merge-rare-classes.")
-    numbers = {label: number for number, label in enumerate(large)}
-    numbers |= {label: names.index(OTHER) for label in merged}
+    numbers = {label: number for number, label in enumerate(large)} | {label: names.index(OTHER) for label in merged}
     for split, rows in source.rows.items():
         source.rows[split] = [row._replace(label=numbers[row.label]) for row in rows if row.label in numbers]
         source.dropped["rare class"] += len(rows) - len(source.rows[split])

@@ -132,14 +132,13 @@ def _find_task(arguments: TaskArguments) -> tuple[str, str | None]:
 
 def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool) -> datasets.DatasetDict:
     name, known = arguments.task, KNOWN.get(arguments.task)
+    defaults = {} if known is None else {"train": known.train_per_label, "test": known.test_per_label}
     if name == "docstrings":
         source, defaults = read_docstrings(), PER_LABEL
     elif name == "fewrel":
-        source, defaults = read_fewrel(_find_task(arguments)[0], arguments.entity_markers), {}
+        source = read_fewrel(_find_task(arguments)[0], arguments.entity_markers)
     else:
-        source, defaults = _read_table(arguments, table), {}
-    if known is not None:
-        defaults = {"train": known.train_per_label, "test": known.test_per_label}
+        source = _read_table(arguments, table)
     word, sizes = LABEL_WORDS[source.problem_type], [f"{split}_per_label" for split in SPLITS]
     unused = [] if source.problem_type == SINGLE else [*sizes, "drop_rare_classes", "merge_rare_classes"]
     for option in [*unused, *(["drop_leakage"] if arguments.text_pair_column is not None else [])]:

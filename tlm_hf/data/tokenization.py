@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, refusing
 from ..runs.atomic_files import Json
 from .embedded import model_folder
 from .kinds import PAIR, as_one_text, texts_of
@@ -59,8 +59,7 @@ def train_wordpiece(
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         options: Json = {"special_tokens": first_tokens, "min_frequency": 2, "show_progress": False}
         options |= {"initial_alphabet": alphabet, "limit_alphabet": len(alphabet)}
-        trainer = trainers.WordPieceTrainer(vocab_size=size, **options)
-        tokenizer.train_from_iterator(each_text(corpus), trainer)
+        tokenizer.train_from_iterator(each_text(corpus), trainers.WordPieceTrainer(vocab_size=size, **options))
         return tokenizer.get_vocab()
 
     # The trainer numbers letters inside words ("##a") as a randomly seeded hash table yields them, and breaks ties
@@ -87,8 +86,7 @@ def _choose_alphabet(letters: Mapping[str, int], normalizer: normalizers.Normali
     for letter, count in letters.items():
         for normal in normalizer.normalize_str(letter):
             counts[normal] += count
-    alphabet = [letter for letter in counts if not letter.isspace()]
-    alphabet.sort(key=lambda letter: (-counts[letter], letter))
+    alphabet = sorted((each for each in counts if not each.isspace()), key=lambda letter: (-counts[letter], letter))
     seen = np.cumsum([counts[letter] for letter in alphabet])
     needed = int(np.sum(seen < (1 - RAREST_LETTERS) * seen[-1:])) + 1
     # A Chinese character, which gets spaces around it, is one token; another letter is two, for it also ends words.
@@ -127,11 +125,9 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
         return BertTokenizer(vocab=vocabulary, model_max_length=max_length or 512, **kind)
     if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
         raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
-    try:
+    # On damaged files the libraries raise anything, down to a bare KeyError.
+    with refusing(f"The tokenizer {source!r} cannot be loaded", "restore or replace it", Exception, say=first_line):
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # on damaged files the libraries raise anything, down to a bare KeyError
-        reason = first_line(error)
-        raise UserError(f"The tokenizer {source!r} cannot be loaded ({reason}): restore or replace it.") from error
     if max_length is not None:
         tokenizer.model_max_length = max_length
     missing = [name for name in ("mask", "cls", "sep", "pad", "unk") if getattr(tokenizer, f"{name}_token_id") is None]
@@ -153,21 +149,16 @@ def encode_whole(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[str]]
     backend.encode_special_tokens = tokenizer.split_special_tokens
     backend.no_padding()
     backend.no_truncation()
-
-    def encode(texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-    return encode
+    return lambda texts: [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def tokenize(dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> datasets.Dataset:
     """Replace `text` by `input_ids` (cut to `max_length` tokens, special ones included), of pairs with token types."""
     texts = [name for name in ("text", PAIR) if name in dataset.column_names]
-    names = ["input_ids", "token_type_ids"][: len(texts)]
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         encoded = tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)
-        return {name: encoded[name] for name in names}
+        return {name: encoded[name] for name in ["input_ids", "token_type_ids"][: len(texts)]}
 
     return dataset.map(encode, batched=True, remove_columns=texts, desc="Tokenizing")
 
@@ -183,7 +174,6 @@ class TokenTable(Sequence[np.ndarray]):
         return len(self.lengths)
 
     def __getitem__(self, index: Any) -> Any:
-        """Token ids of one text."""
         return self._ids[range(len(self))[index]].values.to_numpy()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -282,7 +272,8 @@ class Windows(Sequence[np.ndarray]):
     def __init__(
         self, tokens: TokenTable, tokenizer: Any, max_length: int, *, split: bool = True, shortest: int = SHORT
     ) -> None:
-        self.tokens, self.opening, self.separator = tokens, tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.tokens, self.max_length = tokens, max_length
+        self.opening, self.separator = tokenizer.cls_token_id, tokenizer.sep_token_id
         room, sizes = max_length - SPECIAL, tokens.lengths.astype(np.int64)
         is_short = sizes + SPECIAL < shortest
         texts = np.flatnonzero(~is_short)
@@ -320,6 +311,10 @@ class Windows(Sequence[np.ndarray]):
             row[place : place + stop - start] = self.tokens[text][start:stop]
             place += stop - start + 1
         return row
+
+    def facts(self, unknown: int) -> TextFacts:
+        """What the limit makes of the texts, which have so many [UNK]."""
+        return TextFacts.measure(self.tokens.lengths + SPECIAL, self.max_length, unknown)
 
     def counts(self, vocab_size: int) -> np.ndarray:
         """How often each token occurs: int64 (vocab_size,)."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,8 +50,7 @@ def draw_scores(
         drawn = rng.multinomial(texts, counts / texts, size=AT_ONCE).T.astype(float)
         for chunks, each in zip(sums, terms, strict=True):
             chunks.append(each.T @ drawn)
-    scores = _number_scores if problem_type == REGRESSION else partial(_label_scores, problem_type)
-    return {name: scores(np.hstack(chunks), texts) for name, chunks in zip(answers, sums, strict=True)}
+    return {name: _scores(problem_type, np.hstack(each), texts) for name, each in zip(answers, sums, strict=True)}
 
 
 def _terms(answers: np.ndarray, labels: np.ndarray, problem_type: str, classes: int) -> Any:
@@ -69,8 +67,16 @@ def _terms(answers: np.ndarray, labels: np.ndarray, problem_type: str, classes: 
     return hstack([csr_array(right[:, None], dtype=float), answers * labels, answers + labels], format="csr")
 
 
-def _label_scores(problem_type: str, sums: np.ndarray, texts: int) -> dict[str, np.ndarray]:
+def _scores(problem_type: str, sums: np.ndarray, texts: int) -> dict[str, np.ndarray]:
     """Metrics (draws,) of the sums of `_terms`, (terms, draws)."""
+    if problem_type == REGRESSION:
+        error, number, rank, ranked, *squares = sums / texts
+        variance, of_rank, of_ranked, both = squares - np.stack([number**2, rank**2, ranked**2, rank * ranked])
+        return {
+            "r2": 1 - error / np.maximum(variance, 1e-12 * variance[0]),
+            "rmse": np.sqrt(error),
+            "spearman": both / np.sqrt(np.maximum(of_rank * of_ranked, 1e-12)),
+        }
     right, (hits, total) = sums[0] / texts, np.split(sums[1:], 2)
     of_class = 2 * hits / np.maximum(total, 1)
     if problem_type == SINGLE:
@@ -79,17 +85,6 @@ def _label_scores(problem_type: str, sums: np.ndarray, texts: int) -> dict[str, 
         "micro_f1": 2 * hits.sum(axis=0) / np.maximum(total.sum(axis=0), 1),
         "macro_f1": of_class.mean(axis=0),
         "subset_accuracy": right,
-    }
-
-
-def _number_scores(sums: np.ndarray, texts: int) -> dict[str, np.ndarray]:
-    """Metrics (draws,) of the sums of `_terms`, (terms, draws)."""
-    error, number, rank, ranked, *squares = sums / texts
-    variance, of_rank, of_ranked, both = squares - np.stack([number**2, rank**2, ranked**2, rank * ranked])
-    return {
-        "r2": 1 - error / np.maximum(variance, 1e-12 * variance[0]),
-        "rmse": np.sqrt(error),
-        "spearman": both / np.sqrt(np.maximum(of_rank * of_ranked, 1e-12)),
     }
 
 

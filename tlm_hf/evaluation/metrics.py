@@ -25,11 +25,10 @@ class AccuracyAndF1(evaluate.Metric):
     """`accuracy` and `macro_f1` (unweighted mean over classes) of class ids (n,), by scikit-learn."""
 
     def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
         return evaluate.MetricInfo(
             description="Share of correct predictions, and mean F1 over classes.",
             citation="Pedregosa et al., Scikit-learn, JMLR 12, 2011",
-            features=features,
+            features=datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int64"))),
         )
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
@@ -49,29 +48,23 @@ def measure(problem_type: str, logits: np.ndarray, labels: np.ndarray, threshold
     """The metrics of logits (n, classes), by the kind of the task; labels as `data.kinds.labels_of` has them.
 
     Of several labels a text those of probability `threshold` or more are predicted, and `subset_accuracy` is the share
-    of texts whose labels are all right.
+    of texts whose labels are all right. A regression, with logits (n, 1), has None where all of a side are equal.
     """
     if problem_type == SINGLE:
         return classification_metrics(logits, labels)
     if problem_type == REGRESSION:
-        return _regression_metrics(logits, labels)
+        values, varies = logits[:, 0].astype("float64"), np.ptp(labels) > 0
+        both_vary = varies and np.ptp(values) > 0
+        return {
+            "rmse": float(root_mean_squared_error(labels, values)),
+            "r2": float(r2_score(labels, values)) if varies else None,
+            "pearson": float(pearsonr(labels, values).statistic) if both_vary else None,
+            "spearman": float(spearmanr(labels, values).statistic) if both_vary else None,
+        }
     chosen = answers_of(logits, MULTI, threshold)
     micro, macro = (f1_score(labels, chosen, average=mean, zero_division=0) for mean in ("micro", "macro"))
     scores = {"micro_f1": micro, "macro_f1": macro, "subset_accuracy": accuracy_score(labels, chosen)}
     return {name: float(value) for name, value in scores.items()}
-
-
-def _regression_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, float | None]:
-    """Of values (n, 1); None where all of a side are equal."""
-    values = logits[:, 0].astype("float64")
-    varies = np.ptp(targets) > 0
-    both_vary = varies and np.ptp(values) > 0
-    return {
-        "rmse": float(root_mean_squared_error(targets, values)),
-        "r2": float(r2_score(targets, values)) if varies else None,
-        "pearson": float(pearsonr(targets, values).statistic) if both_vary else None,
-        "spearman": float(spearmanr(targets, values).statistic) if both_vary else None,
-    }
 
 
 def class_metrics(

@@ -184,13 +184,12 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
         best = names[logits[index].argmax()]
         doubt: Json = {name: round(doubts[name][index], 6) for name in UNCERTAINTY if name in doubts}
         if problem_type == REGRESSION:
-            answer = Prediction(value=by_name[names[0]] if len(names) == 1 else by_name, **doubt)
+            answers.append(Prediction(value=by_name[names[0]] if len(names) == 1 else by_name, **doubt))
         elif problem_type == MULTI:
             chosen = [name for name in names if by_name[name] >= least]
-            answer = Prediction(labels=chosen, probabilities=by_name, **doubt)
+            answers.append(Prediction(labels=chosen, probabilities=by_name, **doubt))
         else:
-            answer = Prediction(best, by_name[best], probabilities=by_name, **doubt)
-        answers.append(answer)
+            answers.append(Prediction(best, by_name[best], probabilities=by_name, **doubt))
     return answers
 
 

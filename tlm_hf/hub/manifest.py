@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub.utils.sha import git_hash
 
-from ..errors import UserError
+from ..errors import UserError, refusing
 from ..runs.atomic_files import Json, file_hash, read_json, write_json
 from ..runs.provenance import commit, versions
 
@@ -47,11 +47,9 @@ def read_staged(output_dir: str | Path) -> StagedRelease:
     if not (output / RELEASE_FILE).is_file():
         raise UserError(f"There is no staged release in {output}: make one with `tlm release stage`.")
     record = read_json(output / RELEASE_FILE)
-    try:
+    with refusing(f"{output / RELEASE_FILE} is damaged", f"remove {output}, and stage again", KeyError, TypeError):
         repositories = [Repository(**each) for each in record.pop("repositories")]
         return StagedRelease(output, repositories=repositories, **record)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{output / RELEASE_FILE} is damaged ({error}): remove {output}, and stage again.") from error
 
 
 def describe_files(folder: Path) -> dict[str, Json]:
@@ -88,22 +86,21 @@ def write_manifest(
 ) -> None:
     """Write `manifest.json` into a folder where all else is in place; `inputs` are the repositories that it read."""
     files, settings, tokens = describe_files(folder), results.get("settings", {}), results.get("tokens_per_epoch")
-    run = {
-        "recipe": results.get("model") if kind == "encoder" else None,
-        **{key: results.get(key) for key in ("command", "date", "commit", "machine")},
-        "versions": results.get("versions", versions()),
-        "seeds": {key: value for key, value in settings.items() if key.endswith("seed")},
-        "wall_clock_seconds": training_seconds(results),
-        "tokens": None if tokens is None else round(tokens * results["epochs"]),
-        "settings": settings,
-    }
     record = {
         "schema": 1,
         "repository": repo_id,
         "kind": kind,
         "version": version,
         "package": {"version": versions().get("tlm-hf"), "commit": commit()},
-        "run": run,
+        "run": {
+            "recipe": results.get("model") if kind == "encoder" else None,
+            **{key: results.get(key) for key in ("command", "date", "commit", "machine")},
+            "versions": results.get("versions", versions()),
+            "seeds": {key: value for key, value in settings.items() if key.endswith("seed")},
+            "wall_clock_seconds": training_seconds(results),
+            "tokens": None if tokens is None else round(tokens * results["epochs"]),
+            "settings": settings,
+        },
         "inputs": inputs or {},
         "data": data or {},
         "remote_code": {name: file["sha256"] for name, file in files.items() if name.endswith(".py")},

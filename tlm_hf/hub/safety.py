@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, refusing
 
 SECRETS = {
     "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
@@ -27,18 +27,21 @@ HOME = START + r"(?:/home/|/Users/|[A-Z]:\\+Users\\+)[\w.-]+"
 
 def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
     """Refuse (UserError) a staged folder with a secret, a foreign file, or a path of this machine or `places`."""
-    private = _paths(places)
+    # Folders beside a run are as private as the run itself.
+    folders = {form for place in places for form in (place.expanduser().absolute(), place.expanduser().resolve())}
+    folders |= {place.parent for place in folders if len(place.parents) > 2}
+    folders |= {Path.home(), Path.cwd(), Path(os.environ.get("TLM_DATA") or "/").absolute()}
+    names = sorted(str(place) for place in folders if len(place.parts) > 1)
+    private = re.compile("|".join([HOME, *(rf"{START}{re.escape(name)}(?![\w-])" for name in names)]))
     for path in filter(Path.is_file, sorted(folder.rglob("*"))):
         name = path.relative_to(folder.parent).as_posix()
         if path.suffix not in ALLOWED:
             raise UserError(f"{name} is not a file of a release (safetensors, pictures, text): take it out.")
-        try:
+        with refusing(f"{name} cannot be read as what its name says", "make it again", OSError, ValueError):
             if path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as stored:
                     dict(stored)
             text = path.read_text(encoding="utf-8") if path.suffix in TEXT else ""
-        except (OSError, ValueError) as error:
-            raise UserError(f"{name} cannot be read as what its name says ({error}): make it again.") from error
         for what, pattern in SECRETS.items():
             if match := pattern.search(text):
                 line = text.count("\n", 0, match.start()) + 1
@@ -47,20 +50,9 @@ def check_folder(folder: Path, places: Iterable[Path] = ()) -> None:
             raise UserError(f"{name} holds a path of this machine ({match.group(0)!r}): take it out.")
 
 
-def _paths(places: Iterable[Path]) -> re.Pattern[str]:
-    """Finds each of these folders where it begins a path; those beside a run are as private as the run itself."""
-    private = {form for place in places for form in (place.expanduser().absolute(), place.expanduser().resolve())}
-    private |= {place.parent for place in private if len(place.parents) > 2}
-    private |= {Path.home(), Path.cwd(), Path(os.environ.get("TLM_DATA") or "/").absolute()}
-    names = sorted(str(place) for place in private if len(place.parts) > 1)
-    return re.compile("|".join([HOME, *(rf"{START}{re.escape(name)}(?![\w-])" for name in names)]))
-
-
 def redact(text: object, *secrets: str | None) -> str:
     """A message without secrets: those that are given, and all that look like one."""
     shown = str(text)
-    for secret in filter(None, secrets):
-        shown = shown.replace(secret, "***")
-    for pattern in SECRETS.values():
+    for pattern in (*(re.compile(re.escape(secret)) for secret in secrets if secret), *SECRETS.values()):
         shown = pattern.sub("***", shown)
     return shown

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from .. import models, runtime
 from ..cards import CardFacts, card_template, is_uncased, package_data, render_card
-from ..errors import UserError
+from ..errors import UserError, refusing
 from ..evaluation.classifier_facts import measure_classifier
 from ..export import RUNTIME_FILES, write_runtime
 from ..loading import weights_hash
@@ -162,12 +162,11 @@ def _stage_space(entry: Entry, release: Release, folder: Path, *, smoke: bool) -
     shutil.copyfile(runtime.__file__, folder / "tlm_runtime.py")
     target = folder / DEMO
     target.mkdir()
-    try:
+    damage = OSError, ValueError, KeyError, TypeError
+    with refusing(f"{entry.source} is not a whole demonstration", "make it again", *damage):
         demo = read_json(entry.source / DEMO_FILE)
         for name in filter(None, [demo["corpus"] and demo["corpus"]["counts"], demo["study"]]):
             shutil.copyfile(entry.source / Path(name).name, target / Path(name).name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{entry.source} is not a whole demonstration ({error}): make it again.") from error
 
     def repository(key: str, names: dict[str, str]) -> str:
         if key not in names:

@@ -106,7 +106,7 @@ def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estim
     return _estimate([ours, theirs], _draws(ours, theirs), *samples)
 
 
-def mean_difference(pairs: Sequence[tuple[Answers, Answers]]) -> Estimate:
+def mean_difference(pairs: Sequence[Sequence[Answers]]) -> Estimate:
     """Mean over tasks of paired differences (ours, theirs); encoders serve all tasks, so only seeds are independent."""
     by_seed = np.mean([ours.by_run - theirs.by_run for ours, theirs in pairs], axis=0)
     return _estimate(pairs[0], np.mean([_draws(*pair) for pair in pairs], axis=0), by_seed)

@@ -143,8 +143,7 @@ class Findings:
         for model in models if scratch else ():
             points = {texts: found for (_, name, texts), found in right.items() if name == model and found}
             for texts, found in points.items():
-                gap = difference(_stack(found), _stack(scratch))
-                yield make_row(CORPUS_SIZE, task, model, texts, "gap", gap)
+                yield make_row(CORPUS_SIZE, task, model, texts, "gap", difference(_stack(found), _stack(scratch)))
             # Over the seeds that all sizes have: another seed would count as another size.
             common = _common(*points.values()) if len(points) > 1 else []
             if common:
@@ -183,9 +182,7 @@ class Findings:
         for other, several in pairs.items():
             common = _common(*(side for sides in several for side in sides)) if len(several) > 1 else []
             if common:  # each task has other texts, and so another seed
-                answers = [
-                    (_stack(one, common, seed), _stack(two, common, seed)) for seed, (one, two) in enumerate(several)
-                ]
+                answers = [[_stack(side, common, seed) for side in sides] for seed, sides in enumerate(several)]
                 gain = mean_difference(answers)
                 yield make_row(OVERLAP, "mean of the tasks", shallow, f"high - {other}", "difference", gain)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, refusing
 from ..runs.atomic_files import Json
 
 RETRIES = 3
@@ -23,10 +23,9 @@ class RayExecutor(Executor):
         import ray
 
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
+        remedy = "set RAY_ADDRESS to a running one"
+        with refusing("No Ray cluster answers", remedy, ConnectionError, RuntimeError, ValueError):
             ray.init(address=address, log_to_driver=False, ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"No Ray cluster answers ({error}): set RAY_ADDRESS to a running one.") from error
         self._ray = ray
         self._references: list[Any] = []
         self._kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"  # a cluster without GPUs trains on CPUs

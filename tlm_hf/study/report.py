@@ -19,7 +19,7 @@ from .execute import Record
 from .findings import NOT_WORSE, SMALLEST, Findings, Row
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner
 from .plan_file import ARM_NAMES, BASELINE_NAMES, SizePlan
-from .study import StudyArguments, check_arguments, read_state
+from .study import State, StudyArguments, check_arguments, read_state
 
 REPORT_FILE, ROWS_FILE = "REPORT.md", "rows.json"
 TEMPLATE = Path(__file__).with_name("report.md.jinja")
@@ -50,7 +50,7 @@ def write_report(arguments: StudyArguments) -> Json:
         command=arguments.command("report"),
         plan=plan,
         state=state,
-        tables=write_tables(frame, latency, state.planner, state.records),
+        tables=write_tables(frame, latency, state),
         drawn=draw_plots(frame, plan, folder),
         hours=sum(result.get("seconds", 0.0) for result in results) / 3600,
         machines=sorted(processors),
@@ -81,15 +81,14 @@ def bound(share: float) -> str:
     return f"{100 * share:+.1f}" if abs(100 * share) >= 0.05 else f"{100 * share:+.3f}"
 
 
-def write_tables(
-    frame: pd.DataFrame, latency: list[Json], planner: Planner, records: Mapping[str, Record]
-) -> dict[str, str]:
+def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict[str, str]:
     """The report's tables in Markdown by name; one without rows is empty."""
     times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"])
-    gap, sizes, overlap, committee, baselines = (
-        frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, BASELINES)
+    gap, sizes, overlap, committee, labels, baselines = (
+        frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, LABELS, BASELINES)
     )
     by_size = [f"{int(row.x):,} texts" if row.measure == "gap" else row.measure for row in sizes.itertuples()]
+    by_count = labels["measure"].where(labels["measure"] == "gap", "") + " " + labels["members"] + " labels"
     is_smallest, index = committee["measure"] == SMALLEST, ["task", "model", "members"]
     one_text = times[times["batch_size"] == 1].set_index(["model", "members"])["milliseconds"]
     costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)
@@ -98,15 +97,15 @@ def write_tables(
     costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
-        "models": _models(planner, records),
+        "models": _models(state.planner, state.records),
         "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
-        "overlap": _overlap(overlap, planner, records),
-        "labels": _labels(frame[frame["finding"] == LABELS]),
+        "overlap": _overlap(overlap, state.planner, state.records),
+        "labels": _pivot(labels.assign(measure=by_count.str.strip())),
         "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(costs),
         "smallest": _pivot(committee[is_smallest], index),
         "latency": shown,
-        "rates": _rates(planner),
+        "rates": _rates(state.planner),
     }
     pages = {}
     for name, table in tables.items():
@@ -148,11 +147,6 @@ def _overlap(rows: pd.DataFrame, planner: Planner, records: Mapping[str, Record]
     names = rows["model"].where(rows["measure"] == "gap", rows["x"])
     table = _pivot(rows.assign(measure="gap", model=names), tested="gap")
     return table.join(pd.DataFrame(measures).set_index(["task", "model"])) if measures else table
-
-
-def _labels(rows: pd.DataFrame) -> pd.DataFrame:
-    columns = rows.assign(column=rows["measure"].where(rows["measure"] == "gap", "") + " " + rows["members"])
-    return _pivot(columns.assign(measure=columns["column"].str.strip() + " labels"))
 
 
 def _rates(planner: Planner) -> pd.DataFrame:

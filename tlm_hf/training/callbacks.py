@@ -103,8 +103,7 @@ class LogRows(TrainerCallback):
             seconds = int((state.max_steps - state.global_step) * speed["seconds"] / speed["steps"])
             cells += [f"{speed['tokens_per_second'] * args.world_size:,.0f}", str(datetime.timedelta(seconds=seconds))]
         titles = ["step", *(name if "loss" in name else name.split("_")[-1] for name in self.columns)]
-        rows = [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]
-        for row in rows:
+        for row in [cells] if self._titled else [[*titles, "tokens/s", "left"], cells]:
             logger.info("".join(f"{cell:>10}" for cell in row).rstrip())
         self._titled = True
 
@@ -112,8 +111,7 @@ class LogRows(TrainerCallback):
 class ProgressFile(TrainerCallback):
     """Notes in the run's folder, at most once a second, share of steps done, loss and accuracy, for a shared bar."""
 
-    def __init__(self) -> None:
-        self._last = 0.0
+    _last = 0.0  # when it was noted
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         if args.should_save and time.monotonic() - self._last >= 1:
@@ -176,13 +174,14 @@ class Interrupt(TrainerCallback):
         if self.received is not None and not _epoch_is_whole(state):
             control.should_evaluate = control.should_save = False
 
-    def give_back(self) -> None:
-        """Restore the handlers from before the training."""
-        while self._before:
-            signal.signal(*self._before.popitem())
-
-    def raise_if_received(self) -> None:
-        """Raise KeyboardInterrupt, or Terminated after SIGTERM, unless nothing was received."""
+    @contextlib.contextmanager
+    def during(self) -> Iterator[None]:
+        """After the block restore the handlers; raise KeyboardInterrupt, after SIGTERM Terminated, if one came."""
+        try:
+            yield
+        finally:
+            while self._before:
+                signal.signal(*self._before.popitem())
         if self.received is not None:
             raise Terminated if self.received == signal.SIGTERM else KeyboardInterrupt
 

@@ -86,13 +86,11 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         """Probabilities (n, classes) of n texts, in the order of `classes_`; of several labels each for itself."""
         check_is_fitted(self, "committee_")
         logits, _ = predict_logits(self.committee_, self.tokenizer_, [str(text) for text in X])
-        probabilities: np.ndarray = expit(logits.astype(float)) if self.several_ else softmax(logits, axis=-1)
-        return probabilities
+        return np.asarray(expit(logits.astype(float)) if self.several_ else softmax(logits, axis=-1))
 
     def predict(self, X: Sequence[str]) -> np.ndarray:
         """The most probable class (n,) of n texts; of several labels 0 and 1 (n, labels)."""
         probabilities = self.predict_proba(X)
         if self.several_:
             return (probabilities >= self.committee_.config.threshold).astype(int)
-        predicted: np.ndarray = self.classes_[probabilities.argmax(axis=-1)]
-        return predicted
+        return np.asarray(self.classes_[probabilities.argmax(axis=-1)])

@@ -31,7 +31,7 @@ from ..runs.atomic_files import Json, read_json, write_text
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .callbacks import LogRows, Patience
-from .finetune_options import ClassifierOptions, FinetuneOptions
+from .finetune_options import FinetuneOptions
 from .initialization import start_as_linear_model
 from .options import check_length, report_processes, rows_per_step, source_name
 from .trainer import RunTrainer, prepare_push
@@ -69,7 +69,12 @@ def finetune(**options: Any) -> Json:
     task = load_task_from(chosen.task)
     check_kind(chosen, task)
     set_seed(arguments.seed)
-    model = _build_model(classifier, task)
+    changes: Json = {"dropout": classifier.dropout or 0.0, "from_scratch": classifier.from_scratch}
+    if classifier.initializer_range is not None:
+        changes["initializer_range"] = classifier.initializer_range
+    model: Any = load_for_finetuning(classifier.model, class_names(task), problem_type=problem_of(task), **changes)
+    if classifier.lora_rank is not None:
+        model = add_adapter(model, classifier.lora_rank)
     if chosen.task.entity_markers != "none":
         model.config.entity_markers = chosen.task.entity_markers
 
@@ -204,15 +209,6 @@ def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.
     return loss
 
 
-def _build_model(classifier: ClassifierOptions, task: datasets.DatasetDict) -> PreTrainedModel | PeftModel:
-    changes: Json = {"dropout": classifier.dropout or 0.0, "from_scratch": classifier.from_scratch}
-    changes["problem_type"] = problem_of(task)
-    if classifier.initializer_range is not None:
-        changes["initializer_range"] = classifier.initializer_range
-    model = load_for_finetuning(classifier.model, class_names(task), **changes)
-    return model if classifier.lora_rank is None else add_adapter(model, classifier.lora_rank)
-
-
 def _build_trainer(
     options: FinetuneOptions, arguments: TrainingArguments, model: Any, task: datasets.DatasetDict, tokenizer: Any
 ) -> RunTrainer:
@@ -290,7 +286,6 @@ def check_kind(options: FinetuneOptions, task: datasets.DatasetDict) -> None:
 
 
 def _scale_of(task: datasets.DatasetDict) -> tuple[float, float]:
-    """Mean and standard deviation of the numbers of a regression's training rows."""
     numbers = labels_of(task["train"])
     return float(numbers.mean()), float(numbers.std()) or 1.0
 

@@ -70,8 +70,7 @@ def start_with_neighbours(model: TLMForMaskedLM) -> None:
     identity = torch.eye(hidden)
     by_head = identity.view(size, heads, hidden).transpose(0, 1).reshape(hidden, hidden)  # head i: i, i + heads, ...
     transform = model.cls.predictions.transform.dense
-    starts = (attention.self.value, by_head), (attention.output.dense, by_head.T), (transform, identity)
-    for linear, start in starts:
+    for linear, start in (attention.self.value, by_head), (attention.output.dense, by_head.T), (transform, identity):
         linear.weight.copy_(start + RANDOM_SHARE * linear.weight)
     transform.bias.fill_(LINEAR)
 

@@ -15,16 +15,7 @@ from transformers import PreTrainedModel, set_seed
 from ..data.cooccurrence import count_rows
 from ..data.corpora import corpus_hash, load_corpus
 from ..data.masking import MaskingCollator, PretrainingSchedule
-from ..data.tokenization import (
-    SHORT,
-    SPECIAL,
-    TextFacts,
-    Windows,
-    load_tokenizer,
-    tokenize_once,
-    tokenizer_hash,
-    train_wordpiece,
-)
+from ..data.tokenization import SHORT, Windows, load_tokenizer, tokenize_once, tokenizer_hash, train_wordpiece
 from ..errors import UserError
 from ..evaluation.scoring import held_out_masks, masked_lm_score
 from ..loading import load_masked_lm, load_matching_tokenizer, read_encoder_config, weights_hash
@@ -158,8 +149,7 @@ class _Pretraining:
         if not len(self.texts):
             raise UserError(f"The corpus {name} has no text of {SHORT} tokens: leave --text-windows first out.")
         self.counts = self.texts.counts(len(tokenizer))  # of each token in the training texts, int64 (vocabulary,)
-        unknown = int(self.counts[tokenizer.unk_token_id])
-        self.text_facts = TextFacts.measure(tokens.lengths + SPECIAL, length, unknown)
+        self.text_facts = self.texts.facts(int(self.counts[tokenizer.unk_token_id]))
         self.text_facts.say_windows(split, len(self.texts))
         self.text_facts.warn_of_unknown()
         self.held_out = Windows(held_out_tokens, tokenizer, length, split=False, shortest=0)
@@ -209,16 +199,14 @@ class _Pretraining:
         if trial:
             arguments.report_to, arguments.disable_tqdm = [], True  # type: ignore[assignment]
         set_seed(seed)
-        model = self._build_model()
         cls_weights = np.maximum(self.counts, 1) ** -0.5 if schedule.cls_objective else None
-        count = steps * self.batch_size
-        items = PretrainingSchedule(self.texts, count, self.batch_size, seed, schedule.group_by_length)
+        count, grouped = steps * self.batch_size, schedule.group_by_length
         trainer = RunTrainer(
             rate=None if schedule.parts is None else schedule.factor,
             decays_everything=schedule.decays_everything,
-            model=model,
+            model=self._build_model(),
             args=arguments,
-            train_dataset=items,
+            train_dataset=PretrainingSchedule(self.texts, count, self.batch_size, seed, grouped),
             eval_dataset=[],  # evaluation is the scorer's
             data_collator=MaskingCollator(self.tokenizer, schedule.mlm_probability, seed, cls_weights=cls_weights),
             processing_class=self.tokenizer,

@@ -177,9 +177,10 @@ def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
         batch, rows, parts = "per_device_train_batch_size", training["per_device_train_batch_size"], 1
     width = 2 if choose_precision(training.get("bf16", "auto"), use_cpu) else 4
     convolution = 6.5 * (config.conv_channels or 0) * len(config.conv_kernel_sizes or [])
-    given = {name: getattr(options.model, name) for name in SHAPE[:4]} | {batch: rows}
+    asked = {name: getattr(options.model, name) for name in SHAPE[:4]} | {batch: rows}
+    given = {name: value for name, value in asked.items() if value is not None}
     shape = {name: getattr(config, name.replace("max_length", "max_position_embeddings")) for name in SHAPE[:4]}
-    shape |= {name: value for name, value in given.items() if value is not None}
+    shape |= given
 
     def gibibytes(**changed: int) -> float:
         vocabulary, length, hidden, layers, texts = (shape | changed).values()
@@ -189,19 +190,17 @@ def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
         return (weights + width * of_token * length * texts / parts) / 2**30
 
     on_gpu = torch.cuda.is_available() and not use_cpu
-    memory = torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total
-    available = memory / 2**30
+    available = (torch.cuda.get_device_properties(0).total_memory if on_gpu else psutil.virtual_memory().total) / 2**30
     if gibibytes() <= available:
         return
     sentence = f"training would need {gibibytes():,.0f} GiB of memory, and there are {available:,.0f}"
-    named = {name: value for name, value in given.items() if value is not None}
-    for name, value in named.items():
+    for name, value in given.items():
         fitting = value
         while fitting > 1 and gibibytes(**{name: fitting}) > available:
             fitting //= 2
         if fitting > 1:
             raise UserError(f"{flag(name)} is {value}: {sentence}: give at most about {fitting}.")
-    raise UserError(f"{sentence.capitalize()}: lower {', '.join(map(flag, ['size', *named]))}.")
+    raise UserError(f"{sentence.capitalize()}: lower {', '.join(map(flag, ['size', *given]))}.")
 
 
 def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:

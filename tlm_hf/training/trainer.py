@@ -1,6 +1,5 @@
 """Exact resume: `RunTrainer`, a transformers.Trainer that is continued to the same bits; and its push to the Hub."""
 
-import contextlib
 import ctypes
 import logging
 import math
@@ -8,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +19,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from ..data.masking import PretrainingSchedule
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, refusing
 from ..runs import checkpoints
 from ..runs.atomic_files import read_json, write_json
 from ..runs.output_folder import is_main_process
@@ -28,6 +27,7 @@ from .callbacks import CHECKPOINT, EVALUATION, Interrupt, ProgressFile, StepCloc
 
 logger = logging.getLogger(__name__)
 NOT_PUSHED = ["checkpoint-*", ".*", "*.log", "run.json", "time_budget.json"]  # what only continuing needs
+PUSH_ERRORS = (HTTPError, LocalTokenNotFoundError, ValueError, OSError)
 MALLOC = {-3: 2**31 - 1, -1: 2**31 - 1, -2: 2**26}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD (man 3 mallopt)
 
 
@@ -94,12 +94,8 @@ class RunTrainer(Trainer):
             if before != now:
                 began = f"The run began with {before} process{'es' * (before > 1)} and continues with {now}"
                 logger.warning("%s: same texts and masks, but sums, dropout and so the bits will differ.", began)
-        try:
-            output = super().train(str(chosen) if chosen else None, **kwargs)
-        finally:
-            self.interrupt.give_back()
-        self.interrupt.raise_if_received()
-        return output
+        with self.interrupt.during():
+            return super().train(str(chosen) if chosen else None, **kwargs)
 
     @property
     def continued_from_step(self) -> int:
@@ -126,9 +122,8 @@ class RunTrainer(Trainer):
         return super().training_step(model, inputs, *args, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
-        if self.rate is None:
+        if (rate := self.rate) is None:
             return super().create_scheduler(num_training_steps, optimizer)
-        rate = self.rate
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, lambda step: rate(step, num_training_steps))
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -224,22 +219,16 @@ def prepare_push(options: Mapping[str, Any], arguments: TrainingArguments) -> Ca
         return lambda folder: None
     name, revision = arguments.hub_model_id or Path(arguments.output_dir).absolute().name, arguments.hub_revision
     api = HfApi(token=arguments.hub_token)
-    with _sentence(f"The Hub refuses {name!r}", "see --hub-model-id and `hf auth login`"):
+    refusal = f"The Hub refuses {name!r}", "see --hub-model-id and `hf auth login`"
+    with refusing(*refusal, *PUSH_ERRORS, say=first_line):
         repo_id = api.create_repo(name, private=arguments.hub_private_repo, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
 
     def push(folder: Path) -> None:
-        with _sentence(f"{folder} is finished, but was not pushed to {repo_id}", "run the same command again"):
+        failure = f"{folder} is finished, but was not pushed to {repo_id}", "run the same command again"
+        with refusing(*failure, *PUSH_ERRORS, say=first_line):
             what = {"folder_path": folder, "revision": revision, "ignore_patterns": NOT_PUSHED}
             api.upload_folder(repo_id=repo_id, commit_message="Trained with tlm-hf", **what)
 
     return push
-
-
-@contextlib.contextmanager
-def _sentence(what: str, remedy: str) -> Iterator[None]:
-    try:
-        yield
-    except (HTTPError, LocalTokenNotFoundError, ValueError, OSError) as error:
-        raise UserError(f"{what} ({first_line(error)}): {remedy}.") from error
