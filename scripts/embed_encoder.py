@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tlm_hf import TLMModel
-from tlm_hf.cards import CardFacts
+from tlm_hf.cards import CardFacts, card_template
 from tlm_hf.data.cooccurrence import count_rows
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.embedded import FOLDER
@@ -32,20 +32,6 @@ from tlm_hf.training.initialization import start_as_mean_of_words
 TEXT = "paragraphs of English Wikipedia articles (CC BY-SA 4.0)"
 WORDS, LENGTH = "tlm-words", 128
 MEASURED = 2000  # texts on which the mean of words is standardised
-CARD = """---
-language: en
-license: apache-2.0
-library_name: transformers
-tags: [tlm, tiny-language-model]
----
-
-# {name}
-
-A stock BERT of one layer, hidden size {hidden}, that was counted, not trained. Its word rows are the factorised
-positive pointwise mutual information of {text}, {texts:,} of them.
-Its [CLS] is the mean of a text's word rows, rare words counting more. It is meant as the start of text classifiers on
-small tables (`tlm train-committee`), and fills no masks. The package `tlm_hf` made it with `{command}`.
-"""
 
 
 def finish(folder: Path, name: str, results: Json) -> None:
@@ -86,9 +72,9 @@ def count(source: Path, root: Path) -> Path:
     frequencies = np.bincount(np.concatenate(tokens), minlength=config.vocab_size)
     start_as_mean_of_words(model, rows, frequencies, tokens[:MEASURED])
     results = {"kind": "words", "texts": len(tokens), **provenance()}
-    facts = {"hidden": config.hidden_size, "texts": len(tokens), "command": results["command"]}
+    facts = {"name": WORDS, "text": TEXT, "hidden": config.hidden_size, "results": results}
     with whole_folder(root / WORDS) as folder:
-        (folder / "README.md").write_text(CARD.format(name=WORDS, text=TEXT, **facts), encoding="utf-8")
+        (folder / "README.md").write_text(card_template("words").render(facts), encoding="utf-8")
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         finish(folder, WORDS, results)
