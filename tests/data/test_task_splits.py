@@ -137,3 +137,19 @@ def test_members_hold_out_rows_in_turn_as_many_of_each_class(root):
         assert per_label(each["validation"]) == per_label(task["validation"])
         assert sorted(each["train"]["id"][:] + each["validation"]["id"][:]) == every
         assert each["test"]["id"][:] == task["test"]["id"][:]
+
+
+def test_equal_texts_are_held_out_together_and_a_part_of_one_number_is_not_taken():
+    classes = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    train = {"text": ["same", "a", "b", "same", "d"], "label": [1, 0, 1, 0, 1]}
+    rows = {"train": train, "validation": {"text": ["v", "w"], "label": [0, 1]}, "test": {"text": [], "label": []}}
+    task = datasets.DatasetDict({split: datasets.Dataset.from_dict(each, classes) for split, each in rows.items()})
+    _, second = rotate(task, 2)
+    assert sorted(second["validation"]["text"]) == ["d", "same", "same"]
+    assert sorted(second["train"]["text"]) == ["a", "b", "v", "w"]
+    numbers = {"train": [1.0, 2.0, 0.0, 0.0], "validation": [0.0, 3.0], "test": [1.0]}
+    of_numbers = {
+        split: {"text": [f"{split} {n}" for n in range(len(each))], "label": each} for split, each in numbers.items()
+    }
+    task = datasets.DatasetDict({split: datasets.Dataset.from_dict(each) for split, each in of_numbers.items()})
+    assert list(rotate(task, 2)) == [task, task]
