@@ -1,13 +1,16 @@
 """The plan of the study: what it names, what a change of it renames, what it refuses."""
 
 import copy
+import os
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from conftest import ROOT, refusal
 
+from tlm_hf.data.tasks import load_task
 from tlm_hf.study.plan import Planner
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
 from tlm_hf.study.ray_executor import SLOTS, makespan
@@ -124,6 +127,13 @@ def test_committed_records_are_those_of_the_plan(expand):
     records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
     others = {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
     assert others <= set(expand("laptop").runs)
+
+
+@pytest.mark.skipif("TLM_DATA" not in os.environ, reason="TLM_DATA is not set: no real tasks to read")
+@pytest.mark.parametrize(("size", "fewest"), [("fair", 100), ("paper", 70)])
+def test_real_tasks_have_the_texts_that_a_plan_asks_for(size, fewest):
+    for task, options in read_plan(size).tasks.items():
+        assert np.bincount(load_task(task, **options)["train"]["label"]).min() >= fewest
 
 
 def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):

@@ -127,6 +127,7 @@ def test_the_gap_by_labels_is_that_of_their_runs(study):
     accuracies = {}
     for record in finetunings(study):
         if record.settings["task_options"]["train_per_label"] == 4:
+            assert record.settings["patience"] == 3
             stored = read_logits(study, record.name)
             name = re.sub(r".*-(\d)-steps.*", r"\1 steps", str(record.settings["encoder"]))
             accuracies[name] = (unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"]).mean()
@@ -135,6 +136,12 @@ def test_the_gap_by_labels_is_that_of_their_runs(study):
     rows = [row for row in write_report(arguments(study))["rows"] if row["finding"] == "labels" and row["x"] == 4]
     gaps = {row["model"]: row["estimate"] for row in rows if row["measure"] == "gap"}
     assert gaps == pytest.approx({"bert-1": short - scratch, "bert-1 of 6 steps": long - scratch}, abs=1e-6)
+    fitted = [name for name, record in records(study).items() if record.kind == "linear" and "4-labels" in name]
+    stored = read_logits(study, *fitted)
+    linear = (unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"]).mean()
+    shown = [row["estimate"] for row in rows if row["model"] == "TF-IDF + linear model"]
+    assert shown == pytest.approx([linear], abs=1e-6)
+    assert not [name for name in records(study) if "9-labels" in name]  # the task itself has 8
     some = show_plan(arguments(study, findings=["labels"]))
     assert some["runs"] < show_plan(arguments(study))["runs"]
 

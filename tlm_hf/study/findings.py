@@ -114,8 +114,8 @@ class Findings:
         answers = {seed: self.logits(runs) for seed, runs in self.planner.runs(point).items()}
         return {seed: _is_right(found).mean(axis=0) for seed, found in answers.items() if found is not None}
 
-    def _baselines(self, task: str) -> dict[str, Answers]:
-        runs = self.planner.baselines(task)
+    def _baselines(self, task: str, train_per_label: int | None = None) -> dict[str, Answers]:
+        runs = self.planner.baselines(task, train_per_label)
         kinds = {kind: self.logits(run for run in runs if run.kind == kind) for kind in self.plan.baselines}
         return {BASELINE_NAMES[kind]: Answers(_is_right(found)) for kind, found in kinds.items() if found is not None}
 
@@ -158,6 +158,9 @@ class Findings:
                 scratch = right[LABELS, "scratch", count]
                 if model != "scratch" and scratch:
                     yield make_row(LABELS, task, model, count, "gap", difference(_stack(found), _stack(scratch)))
+        for count in self.planner.label_counts(task):
+            for name, answers in self._baselines(task, count).items():
+                yield make_row(LABELS, task, name, count, "accuracy", accuracy(answers))
 
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""

@@ -70,15 +70,22 @@ class Planner:
         options = plan.committee.model_dump(exclude={"variants"})  # pre-training changes nothing of the time
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
 
-    def baselines(self, task: str) -> list[StudyRun]:
-        """The plan's baselines."""
+    def baselines(self, task: str, train_per_label: int | None = None) -> list[StudyRun]:
+        """The plan's baselines; with few labels the linear model alone."""
         draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
-        options: list[Json] = [{"task": task, "task_options": self.task_options(task, draw)} for draw in draws]
-        return [StudyRun(kind, f"{task}-{kind}", each) for kind in self.plan.baselines for each in options]
+        options = [{"task": task, "task_options": self.task_options(task, draw, train_per_label)} for draw in draws]
+        kinds, few = (self.plan.baselines, "") if train_per_label is None else (["linear"], _of_labels(train_per_label))
+        return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in kinds for each in options]
 
-    def task_options(self, task: str, seed: int) -> Json:
+    def label_counts(self, task: str) -> list[int]:
+        """Training texts of a class in finding e: those of the plan that are not above the task's own."""
+        most = self.plan.tasks[task].get("train_per_label", float("inf"))
+        return [count for count in self.plan.labels.train_per_label if count <= most]
+
+    def task_options(self, task: str, seed: int, train_per_label: int | None = None) -> Json:
         """Those of the plan; with `redraw` each fine-tuning seed has other training texts."""
-        return self.plan.tasks[task] | ({"train_seed": seed} if self.plan.redraw else {})
+        fewer = {} if train_per_label is None else {"train_per_label": train_per_label}
+        return self.plan.tasks[task] | ({"train_seed": seed} if self.plan.redraw else {}) | fewer
 
     def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
@@ -105,16 +112,16 @@ class Planner:
         tuning = self.plan.finetuning[recipe]
         epochs = tuning.num_train_epochs
         settings: Json = {"recipe": recipe, "size": self.plan.recipe_size, "task": task, "seed": seed}
-        fewer = {} if train_per_label is None else {"train_per_label": train_per_label}
-        settings |= {"task_options": self.task_options(task, seed) | fewer, "tokenizer": self.tokenizer.name}
+        settings |= {"task_options": self.task_options(task, seed, train_per_label), "tokenizer": self.tokenizer.name}
         settings |= {"encoder": None if encoder is None else encoder.name}
         settings |= {"num_train_epochs": epochs if epochs % 1 else int(epochs)}  # 8 and 8.0 are one run
-        settings |= {} if tuning.patience is None else {"patience": tuning.patience}
+        patience = tuning.patience if train_per_label is None else self.plan.labels.patience
+        settings |= {} if patience is None else {"patience": patience}
         settings |= candidate.model_dump(exclude_none=True)
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
-        label = f"{task}-{recipe}-{arm}-{seed}" + "".join(f"-{count}-labels" for count in fewer.values())
-        return StudyRun("finetune", label, settings, needs)
+        few = "" if train_per_label is None else _of_labels(train_per_label)
+        return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}{few}", settings, needs)
 
     def candidates(self, recipe: str, task: str, arm: str) -> dict[Candidate, list[StudyRun]]:
         """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
@@ -198,7 +205,7 @@ class Planner:
             subset = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}"
             encoders = {p: (self.pretraining(shallow, p, subset, **changes), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
-        for count in plan.labels:
+        for count in self.label_counts(task):
             for model in [shallow, *plan.committee.variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}
                 yield Point(LABELS, task, model, count, shallow, encoders, count)
@@ -211,7 +218,11 @@ class Planner:
         of every finding.
         """
         compared = not findings or GAP in findings or COMMITTEE in findings  # with baselines and by latency
-        planned, waiting = [(0, run) for task in self.plan.tasks for run in self.baselines(task) if compared], 0
+        planned, waiting = [], 0
+        for task in self.plan.tasks:
+            counts = self.label_counts(task) if not findings or LABELS in findings else []
+            counted = [*([None] if compared else []), *counts]
+            planned += [(0, run) for count in counted for run in self.baselines(task, count)]
         points = [point for task in self.plan.tasks for point in self.points(task)]
         for point in [point for point in points if not findings or point.finding in findings]:
             candidates = self.candidates(point.recipe, point.task, point.arm)
@@ -225,6 +236,10 @@ class Planner:
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
         ordered += [self.latency] if compared else []  # it is measured alone on the machine
         return {run.name: run for run in ordered}, waiting
+
+
+def _of_labels(count: int) -> str:
+    return f"-{count}-labels"
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:

@@ -90,6 +90,13 @@ class CommitteePlan(Section):
     variants: dict[str, VariantPlan] = {}
 
 
+class LabelsPlan(Section):
+    """Finding e: training texts of a class; with few an epoch has few steps, so `patience` is another."""
+
+    train_per_label: list[Count] = []
+    patience: Count | None = None
+
+
 class SizePlan(Section):
     """One size of the study."""
 
@@ -106,7 +113,7 @@ class SizePlan(Section):
     corpus_size: CorpusSizePlan
     overlap: OverlapPlan
     committee: CommitteePlan
-    labels: list[Count] = []
+    labels: LabelsPlan = LabelsPlan()
     baselines: list[Literal["linear", "minilm"]] = ["linear"]
 
     @property
