@@ -2,8 +2,8 @@
 
 TLM_DATA=data python scripts/benchmark_tables.py --json results/benchmark/tables.json --output-dir outputs/tables
 
-Each table has so many rows in all, for training and validation; the test texts are others, always the same. Of FewRel
-the first 16 relations are taken. Reviews, tweets and editorials are sentences that 20 people rated from -4 to 4 (Hutto
+Each table has so many rows in all, for training and validation, of each class as many (0: every row that there is);
+the test texts are others, always the same. Of FewRel the first 16 relations are taken. Reviews, tweets and editorials are sentences that 20 people rated from -4 to 4 (Hutto
 and Gilbert, ICWSM 2014; MIT licence), negative or positive by the sign of the mean; 0 is left out. They are in the
 source archive of the package vaderSentiment, which must be in $TLM_DATA. The recipe of train-committee may be chosen
 on the sets of DEVELOPMENT, which no table of the docs compares models on. The same command continues.
@@ -58,6 +58,7 @@ DEVELOPMENT: dict[str, dict[str, Any]] = {
     "tweets": {"train_per_label": 990, "validation_per_label": 1, "test_per_label": 300, "shortfall": "take"},
     "editorials": {"train_per_label": 1100, "validation_per_label": 1, "test_per_label": 900},
 }
+EVERY_ROW = {"train_per_label": 10**6, "validation_per_label": 1, "shortfall": "take"}
 RATED = {"movie_reviews": "movieReviewSnippets", "amazon_reviews": "amazonReviewSnippets"}
 RATED |= {"tweets": "tweets", "editorials": "nytEditorialSnippets"}
 FIRST_CLASS = {"fewrel_17_32": 16, "fewrel_33_48": 32}
@@ -74,7 +75,9 @@ class BenchmarkArguments:
     json: str = field(metadata={"help": "File of the results; what it has is not run again."})
     output_dir: str = field(metadata={"help": "Folder of the committees."})
     sets: list[str] = field(default_factory=lambda: list(SETS), metadata={"help": "Which data sets."})
-    rows: list[int] = field(default_factory=lambda: [32, 64, 200, 600, 2000], metadata={"help": "Rows of a table."})
+    rows: list[int] = field(
+        default_factory=lambda: [32, 64, 200, 600, 2000], metadata={"help": "Rows of a table; 0 for all."}
+    )
     draws: int = field(default=5, metadata={"help": "Tables of each size."})
     models: list[str] = field(
         default_factory=lambda: ["committee", "tfidf", "count vectors", "minilm"], metadata={"help": "Which models."}
@@ -85,10 +88,10 @@ Trained = tuple[dict[str, Any], Callable[[str], Any], float]  # scores, what cla
 
 
 @functools.cache
-def read(data: str) -> datasets.DatasetDict:
-    """All training and test texts of one of `SETS`."""
+def read(data: str, every_row: bool = False) -> datasets.DatasetDict:
+    """Training texts of one of the data sets, from which tables are drawn, and its test texts."""
     source = read_ratings(RATED[data]) if data in RATED else "fewrel" if data in FIRST_CLASS else data
-    return load_task(source, **(SETS | DEVELOPMENT)[data])
+    return load_task(source, **(SETS | DEVELOPMENT)[data] | (EVERY_ROW if every_row else {}))
 
 
 def read_ratings(name: str) -> datasets.Dataset:
@@ -108,12 +111,12 @@ def read_ratings(name: str) -> datasets.Dataset:
 
 
 def draw_table(source: datasets.DatasetDict, rows: int, draw: int, first: int = 0) -> datasets.DatasetDict:
-    """So many rows, classes from `first` on in turn; a fifth of each class, at least one row, is for validation."""
+    """So many rows (0: all), classes from `first` on in turn; a fifth of each, at least one, is for validation."""
     labels = np.array(source["train"]["label"][:])
     rng = np.random.default_rng([rows, draw])
     known = np.unique(labels)[first : first + MOST_CLASSES]
     classes = [rng.permutation(np.flatnonzero(labels == label)) for label in known]
-    chosen = [places[: -((index - rows) // len(classes))] for index, places in enumerate(classes)]
+    chosen = [places[: -((index - rows) // len(classes)) if rows else None] for index, places in enumerate(classes)]
     held_out = [max(1, len(places) // 5) for places in chosen]
     parts = {"train": [places[count:] for places, count in zip(chosen, held_out, strict=True)]}
     parts["validation"] = [places[:count] for places, count in zip(chosen, held_out, strict=True)]
@@ -217,7 +220,7 @@ RUNS |= {"setfit": run_setfit, "fasttext": run_fasttext}
 
 def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model: str) -> dict[str, Any]:
     """Train one model on one table: scores, seconds of training, milliseconds a text, megabytes on disk."""
-    task = draw_table(read(data), rows, draw, FIRST_CLASS.get(data, 0))
+    task = draw_table(read(data, every_row=rows == 0), rows, draw, FIRST_CLASS.get(data, 0))
     start = time.perf_counter()
     scores, classify, size = RUNS[model](task, Path(arguments.output_dir) / f"{data}-{rows}-{draw}")
     seconds, each = time.perf_counter() - start, []
@@ -225,7 +228,8 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
         start = time.perf_counter()
         classify(text)
         each.append(1000 * (time.perf_counter() - start))
-    row = {"data": data, "rows": rows, "draw": draw, "model": model, "commit": provenance()["commit"]}
+    row = {"data": data, "rows": rows or len(learnable(task)), "draw": draw, "model": model, "all": rows == 0}
+    row["commit"] = provenance()["commit"]
     row |= {name: scores[name] for name in ("accuracy", "macro_f1")}
     return row | {"seconds": seconds, "milliseconds": statistics.median(each), "megabytes": size}
 
@@ -240,7 +244,7 @@ def run(arguments: BenchmarkArguments) -> None:
     """Every table, with every model; each result is written at once."""
     file = Path(arguments.json)
     scores = read_json(file)["scores"] if file.is_file() else []
-    known = {(row["data"], row["rows"], row["draw"], row["model"]) for row in scores}
+    known = {(row["data"], 0 if row.get("all") else row["rows"], row["draw"], row["model"]) for row in scores}
     for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), arguments.models):
         if job not in known:
             scores.append(score(arguments, *job))
