@@ -2,11 +2,12 @@
 
 TLM_DATA=data python scripts/benchmark_tables.py --json results/benchmark/tables.json --output-dir outputs/tables
 
-Each table has so many rows in all, for training and validation, of each class as many (0: every row that there is);
-the test texts are others, always the same. Of FewRel the first 16 relations are taken. Reviews, tweets and editorials are sentences that 20 people rated from -4 to 4 (Hutto
-and Gilbert, ICWSM 2014; MIT licence), negative or positive by the sign of the mean; 0 is left out. They are in the
-source archive of the package vaderSentiment, which must be in $TLM_DATA. The recipe of train-committee may be chosen
-on the sets of DEVELOPMENT, which no table of the docs compares models on. The same command continues.
+Each table has so many rows in all, for training and validation, of each class as many (0: every row that there is); the
+test texts are others, always the same. Of FewRel the first 16 relations are taken. Reviews, tweets and editorials are
+sentences that 20 people rated from -4 to 4 (Hutto and Gilbert, ICWSM 2014; MIT licence), negative or positive by the
+sign of the mean; 0 is left out. They are in the source archive of the package vaderSentiment, which must be in
+$TLM_DATA. The recipe of train-committee may be chosen on the sets of DEVELOPMENT, which no table of the docs compares
+models on. The same command continues.
 """
 
 import csv
