@@ -144,6 +144,9 @@ def test_the_gap_by_labels_is_that_of_their_runs(study):
     assert not [name for name in records(study) if "9-labels" in name]  # the task itself has 8
     some = show_plan(arguments(study, findings=["labels"]))
     assert some["runs"] < show_plan(arguments(study))["runs"]
+    assert show_plan(arguments(study, tasks=["docstrings"]))["runs"] == show_plan(arguments(study))["runs"]
+    words = "The plan has no task 'mail': choose among docstrings."
+    assert refusal(show_plan, arguments(study, tasks=["mail"])) == words
 
 
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):

@@ -211,19 +211,21 @@ class Planner:
                 yield Point(LABELS, task, model, count, shallow, encoders, count)
             yield Point(LABELS, task, "scratch", count, shallow, {p: (None, seeds[p]) for p in seeds}, count)
 
-    def expand(self, findings: Collection[str] = ()) -> tuple[dict[str, StudyRun], int]:
-        """The runs of some findings (default: all) that can be named now, and how many fine-tunings wait for a rate.
+    def expand(self, findings: Collection[str] = (), tasks: Collection[str] = ()) -> tuple[dict[str, StudyRun], int]:
+        """The runs of findings and tasks (default: all) that can be named now, and how many wait for a rate.
 
         They are in the order in which they are to be done: low seeds first, so that a study that stops early has some
         of every finding.
         """
         compared = not findings or GAP in findings or COMMITTEE in findings  # with baselines and by latency
         planned, waiting = [], 0
-        for task in self.plan.tasks:
+        tasks = [task for task in self.plan.tasks if not tasks or task in tasks]
+        for task in tasks:
             counts = self.label_counts(task) if not findings or LABELS in findings else []
             counted = [*([None] if compared else []), *counts]
-            planned += [(0, run) for count in counted for run in self.baselines(task, count)]
-        points = [point for task in self.plan.tasks for point in self.points(task)]
+            fits = [run for count in counted for run in self.baselines(task, count)]
+            planned += [(run.settings["task_options"].get("train_seed", 0), run) for run in fits]
+        points = [point for task in tasks for point in self.points(task)]
         for point in [point for point in points if not findings or point.finding in findings]:
             candidates = self.candidates(point.recipe, point.task, point.arm)
             if len(candidates) > 1:  # first of all: further runs wait for the choice

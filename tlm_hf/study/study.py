@@ -40,6 +40,7 @@ class StudyArguments:
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE).")
     findings: list[str] = option(list, "Only the runs of these.", choices=list(FINDINGS))
+    tasks: list[str] = option(list, "Only the runs of these (default: all of the plan).")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
@@ -61,6 +62,9 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     if arguments.executor == "ray":
         check_installed("ray")
     plan = read_plan(arguments.size, arguments.plan)
+    for task in arguments.tasks:
+        if task not in plan.tasks:
+            raise UserError(f"The plan has no task {task!r}: choose among {', '.join(plan.tasks)}.")
     if "minilm" in plan.baselines and arguments.what == "run":
         check_installed(SENTENCE_ENCODER, "sentence_transformers")
     return plan
@@ -83,7 +87,7 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     records = {record.name: record for record in found}
     tuned = [record for record in records.values() if record.kind == "finetune"]
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
-    runs, waiting = planner.expand(arguments.findings)
+    runs, waiting = planner.expand(arguments.findings, arguments.tasks)
     missing = [run for name, run in runs.items() if name not in records]
     return State(planner, runs, waiting, {name: records[name] for name in runs if name in records}, missing)
 
@@ -121,7 +125,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     runs, waiting, validation = state.runs, state.waiting, dict(state.planner.validation)
     while waiting:  # as if all candidates were equally good
         validation = dict.fromkeys(runs, 0.5) | validation
-        runs, waiting = Planner(plan, validation).expand(arguments.findings)
+        runs, waiting = Planner(plan, validation).expand(arguments.findings, arguments.tasks)
     seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
     left = {name: expected for name, expected in seconds.items() if name not in state.records}
     lines = [[run.kind, run.settings.get("recipe", "")] for run in runs.values()]
