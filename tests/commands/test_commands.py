@@ -2,6 +2,8 @@
 
 import html
 import json
+import subprocess
+import sys
 
 import datasets
 import joblib
@@ -11,6 +13,7 @@ import pytest
 import torch
 import transformers
 from helpers_commands import (
+    ENVIRONMENT,
     TINY_FINETUNING,
     TINY_PRETRAINING,
     contents,
@@ -47,6 +50,13 @@ def stock_probabilities(folder, texts) -> tuple[list[str], np.ndarray]:
     names = [classify.model.config.id2label[index] for index in range(classify.model.config.num_labels)]
     rows = [{entry["label"]: entry["score"] for entry in classify([text])[0]} for text in texts]
     return names, np.array([[row[name] for name in names] for row in rows])
+
+
+def test_a_reader_that_has_enough_ends_a_command_quietly():
+    program = "from tlm_hf.commands.common import run_command; run_command(lambda: {'a': 'line\\n' * 99999}, ['a'])"
+    command = f'"{sys.executable}" -c "{program}" | head -n 1'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "line\n", "")
 
 
 def test_pretraining_leaves_a_stock_bert():

@@ -4,6 +4,7 @@ import argparse
 import copy
 import importlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -157,7 +158,10 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
 
     if results is not None and is_main_process():
         printed = {key: results[key] for key in summary if key in results}
-        for key in [key for key, value in printed.items() if isinstance(value, str) and "\n" in value]:
-            print(printed.pop(key))
-        if printed:
-            print(json.dumps(printed, indent=2, ensure_ascii=False))
+        texts = [printed.pop(key) for key, value in [*printed.items()] if isinstance(value, str) and "\n" in value]
+        texts += [json.dumps(printed, indent=2, ensure_ascii=False)] if printed else []
+        try:
+            for text in texts:
+                print(text, flush=True)
+        except BrokenPipeError:  # `| head` has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
