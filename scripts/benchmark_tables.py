@@ -37,6 +37,7 @@ from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, load_sentence_encoder
+from tlm_hf.option_fields import option
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.figure import new_figure
 from tlm_hf.runs.provenance import provenance
@@ -75,14 +76,10 @@ class BenchmarkArguments:
 
     json: str = field(metadata={"help": "File of the results; what it has is not run again."})
     output_dir: str = field(metadata={"help": "Folder of the committees."})
-    sets: list[str] = field(default_factory=lambda: list(SETS), metadata={"help": "Which data sets."})
-    rows: list[int] = field(
-        default_factory=lambda: [32, 64, 200, 600, 2000], metadata={"help": "Rows of a table; 0 for all."}
-    )
-    draws: int = field(default=5, metadata={"help": "Tables of each size."})
-    models: list[str] = field(
-        default_factory=lambda: ["committee", "tfidf", "count vectors", "minilm"], metadata={"help": "Which models."}
-    )
+    sets: list[str] = option(lambda: list(SETS), "Which data sets.")
+    rows: list[int] = option(lambda: [32, 64, 200, 600, 2000], "Rows of a table; 0 for all.")
+    draws: int = option(5, "Tables of each size.")
+    models: list[str] = option(lambda: ["committee", "tfidf", "count vectors", "minilm"], "Which models.")
 
 
 Trained = tuple[dict[str, Any], Callable[[str], Any], float]  # scores, what classifies a text, megabytes
