@@ -158,8 +158,8 @@ class Findings:
                 scratch = right[LABELS, "scratch", count]
                 if model != "scratch" and scratch:
                     yield make_row(LABELS, task, model, count, "gap", difference(_stack(found), _stack(scratch)))
-        for count in self.planner.label_counts(task):
-            for name, answers in self._baselines(task, count).items():
+        for count, fewer in self.planner.label_counts(task).items():
+            for name, answers in self._baselines(task, fewer).items():
                 yield make_row(LABELS, task, name, count, "accuracy", accuracy(answers))
 
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:

@@ -77,15 +77,20 @@ class Planner:
         kinds, few = (self.plan.baselines, "") if train_per_label is None else (["linear"], _of_labels(train_per_label))
         return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in kinds for each in options]
 
-    def label_counts(self, task: str) -> list[int]:
-        """Training texts of a class in finding e: those of the plan that are not above the task's own."""
-        most = self.plan.tasks[task].get("train_per_label", float("inf"))
-        return [count for count in self.plan.labels.train_per_label if count <= most]
+    def label_counts(self, task: str) -> dict[int, int | None]:
+        """Training texts of a class in finding e, up to the task's own, which is None: other findings have its runs."""
+        own = self.plan.tasks[task].get("train_per_label")
+        counts = [count for count in self.plan.labels.train_per_label if own is None or count <= own]
+        return {count: None if count == own else count for count in counts}
 
     def task_options(self, task: str, seed: int, train_per_label: int | None = None) -> Json:
         """Those of the plan; with `redraw` each fine-tuning seed has other training texts."""
-        fewer = {} if train_per_label is None else {"train_per_label": train_per_label}
-        return self.plan.tasks[task] | ({"train_seed": seed} if self.plan.redraw else {}) | fewer
+        options = self.plan.tasks[task] | ({"train_seed": seed} if self.plan.redraw else {})
+        if train_per_label is None:
+            return options
+        held_out = self.plan.labels.validation_per_label
+        fewer = {"train_per_label": train_per_label}
+        return options | fewer | ({} if held_out is None else {"validation_per_label": held_out})
 
     def pretraining(self, recipe: str, seed: int, subset: str = "", **changes: Any) -> StudyRun:
         """The run that pre-trains an encoder; `subset` is a configuration of the overlap subsets."""
@@ -123,13 +128,16 @@ class Planner:
         few = "" if train_per_label is None else _of_labels(train_per_label)
         return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}{few}", settings, needs)
 
-    def candidates(self, recipe: str, task: str, arm: str) -> dict[Candidate, list[StudyRun]]:
+    def candidates(
+        self, recipe: str, task: str, arm: str, train_per_label: int | None = None
+    ) -> dict[Candidate, list[StudyRun]]:
         """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
         encoder, rates = self.pretraining(recipe, 0) if arm == "pretrained" else None, self.plan.rates
         options, runs = list(getattr(self.plan.finetuning[recipe], arm)), {}
         most = len(options) + (rates.follow if len(options) > 1 else 0)
         for option in options:
-            runs[option] = [self.finetuning(recipe, task, encoder, seed, option) for seed in range(rates.seeds)]
+            tries = [(recipe, task, encoder, seed, option, train_per_label) for seed in range(rates.seeds)]
+            runs[option] = [self.finetuning(*each) for each in tries]
             if len(runs) == len(options) < most:
                 options += _beyond_edge(self.means(runs))
         return runs
@@ -140,9 +148,9 @@ class Planner:
             return {}
         return {option: mean(self.validation[run.name] for run in tries) for option, tries in runs.items()}
 
-    def chosen(self, recipe: str, task: str, arm: str) -> Candidate | None:
+    def chosen(self, recipe: str, task: str, arm: str, train_per_label: int | None = None) -> Candidate | None:
         """The lowest rate whose mean validation accuracy is within a standard error of the best; None until all ran."""
-        runs = self.candidates(recipe, task, arm)
+        runs = self.candidates(recipe, task, arm, train_per_label)
         if len(runs) == 1:
             return next(iter(runs))
         means = self.means(runs)
@@ -158,7 +166,7 @@ class Planner:
 
     def runs(self, point: Point) -> dict[int, list[StudyRun]]:
         """By seed the fine-tunings of a point with the chosen candidate; empty until it is chosen."""
-        candidate = self.chosen(point.recipe, point.task, point.arm)
+        candidate = self.chosen(point.recipe, point.task, point.arm, point.train_per_label)
         if candidate is None:
             return {}
         runs = {}
@@ -205,11 +213,11 @@ class Planner:
             subset = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}"
             encoders = {p: (self.pretraining(shallow, p, subset, **changes), seeds[p]) for p in seeds}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
-        for count in self.label_counts(task):
+        for count, fewer in self.label_counts(task).items():
             for model in [shallow, *plan.committee.variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}
-                yield Point(LABELS, task, model, count, shallow, encoders, count)
-            yield Point(LABELS, task, "scratch", count, shallow, {p: (None, seeds[p]) for p in seeds}, count)
+                yield Point(LABELS, task, model, count, shallow, encoders, fewer)
+            yield Point(LABELS, task, "scratch", count, shallow, {p: (None, seeds[p]) for p in seeds}, fewer)
 
     def expand(self, findings: Collection[str] = (), tasks: Collection[str] = ()) -> tuple[dict[str, StudyRun], int]:
         """The runs of findings and tasks (default: all) that can be named now, and how many wait for a rate.
@@ -221,13 +229,13 @@ class Planner:
         planned, waiting = [], 0
         tasks = [task for task in self.plan.tasks if not tasks or task in tasks]
         for task in tasks:
-            counts = self.label_counts(task) if not findings or LABELS in findings else []
-            counted = [*([None] if compared else []), *counts]
+            counts = self.label_counts(task).values() if not findings or LABELS in findings else []
+            counted = dict.fromkeys([*([None] if compared else []), *counts])
             fits = [run for count in counted for run in self.baselines(task, count)]
             planned += [(run.settings["task_options"].get("train_seed", 0), run) for run in fits]
         points = [point for task in tasks for point in self.points(task)]
         for point in [point for point in points if not findings or point.finding in findings]:
-            candidates = self.candidates(point.recipe, point.task, point.arm)
+            candidates = self.candidates(point.recipe, point.task, point.arm, point.train_per_label)
             if len(candidates) > 1:  # first of all: further runs wait for the choice
                 planned += [(0, run) for tries in candidates.values() for run in tries]
             runs = self.runs(point)

@@ -94,6 +94,7 @@ class LabelsPlan(Section):
     """Finding e: training texts of a class; with few an epoch has few steps, so `patience` is another."""
 
     train_per_label: list[Count] = []
+    validation_per_label: Count | None = None
     patience: Count | None = None
 
 
