@@ -231,7 +231,7 @@ class Planner:
         for task in tasks:
             counts = self.label_counts(task).values() if not findings or LABELS in findings else []
             counted = dict.fromkeys([*([None] if compared else []), *counts])
-            fits = [run for count in counted for run in self.baselines(task, count)]
+            fits = [run for count in counted for run in self.baselines(task, count) if compared or run.kind == "linear"]
             planned += [(run.settings["task_options"].get("train_seed", 0), run) for run in fits]
         points = [point for task in tasks for point in self.points(task)]
         for point in [point for point in points if not findings or point.finding in findings]:
