@@ -20,7 +20,7 @@ TINY = {
     "finetuning_seeds": 2,
     "corpus_size": {"num_texts": [64, 128], "max_steps": 4},
     "overlap": {"num_texts": 100, "corpus_texts": 1000, "max_steps": 4},
-    "labels": {"train_per_label": [4, 9], "patience": 3},
+    "labels": {"train_per_label": [4, 8, 9], "validation_per_label": 3, "patience": 3},
     "committee": {
         "members": {"bert-1": 3},
         "variants": {"bert-1 of 6 steps": {"members": 2, "pretraining": {"max_steps": 6}}},

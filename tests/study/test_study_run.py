@@ -123,25 +123,31 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     assert gap["runs"] == [2, 2]
 
 
-def test_the_gap_by_labels_is_that_of_their_runs(study):
-    accuracies = {}
-    for record in finetunings(study):
-        if record.settings["task_options"]["train_per_label"] == 4:
-            assert record.settings["patience"] == 3
-            stored = read_logits(study, record.name)
-            name = re.sub(r".*-(\d)-steps.*", r"\1 steps", str(record.settings["encoder"]))
-            accuracies[name] = (unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"]).mean()
-    scratch, short, long = (accuracies.pop(name) for name in ("None", "4 steps", "6 steps"))
-    assert not accuracies
-    rows = [row for row in write_report(arguments(study))["rows"] if row["finding"] == "labels" and row["x"] == 4]
+def test_the_gap_by_labels_is_that_of_their_runs_at_their_own_rate(study):
+    few = [record for record in finetunings(study) if record.settings["task_options"]["train_per_label"] == 4]
+    assert {(record.settings["patience"], record.results["rows"]["validation"]) for record in few} == {(3, 27)}
+    plain = [record for record in few if "-4-steps-0-" in str(record.settings["encoder"])]
+    plain = sorted(plain, key=lambda record: record.settings["learning_rate"])
+    best = max(plain, key=lambda record: record.results["validation"]["accuracy"])
+    (longer,) = (record for record in few if "-6-steps-0-" in str(record.settings["encoder"]))
+    (scratch,) = (record for record in few if record.settings["encoder"] is None)
+    assert len(plain) == 2
+    assert longer.settings["learning_rate"] == best.settings["learning_rate"]
+
+    def accuracy_of(name):
+        stored = read_logits(study, name)
+        return (unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"]).mean()
+
+    every = [row for row in write_report(arguments(study))["rows"] if row["finding"] == "labels"]
+    rows, below = [row for row in every if row["x"] == 4], accuracy_of(scratch.name)
     gaps = {row["model"]: row["estimate"] for row in rows if row["measure"] == "gap"}
-    assert gaps == pytest.approx({"bert-1": short - scratch, "bert-1 of 6 steps": long - scratch}, abs=1e-6)
+    both = {"bert-1": accuracy_of(best.name) - below, "bert-1 of 6 steps": accuracy_of(longer.name) - below}
+    assert gaps == pytest.approx(both, abs=1e-6)
+    assert {row["x"] for row in every} == {4, 8}  # 8 are all that the task has, and of the gap's runs
     fitted = [name for name, record in records(study).items() if record.kind == "linear" and "4-labels" in name]
-    stored = read_logits(study, *fitted)
-    linear = (unpack_logits(stored["test"]).argmax(axis=-1) == stored["test_labels"]).mean()
     shown = [row["estimate"] for row in rows if row["model"] == "TF-IDF + linear model"]
-    assert shown == pytest.approx([linear], abs=1e-6)
-    assert not [name for name in records(study) if "9-labels" in name]  # the task itself has 8
+    assert shown == pytest.approx([accuracy_of(*fitted)], abs=1e-6)
+    assert not [name for name in records(study) if re.search("[89]-labels", name)]
     some = show_plan(arguments(study, findings=["labels"]))
     assert some["runs"] < show_plan(arguments(study))["runs"]
     assert show_plan(arguments(study, tasks=["docstrings"]))["runs"] == show_plan(arguments(study))["runs"]

@@ -151,9 +151,14 @@ def _overlap(rows: pd.DataFrame, planner: Planner, records: Mapping[str, Record]
 
 def _rates(planner: Planner) -> pd.DataFrame:
     """What validation said of the candidates of each arm, where there are several."""
+    tried: list[tuple[str, str, str, int | None]] = []
+    for task in planner.plan.tasks:
+        tried += [(task, recipe, recipe, None) for recipe in planner.plan.finetuning]
+        shallow, counts = planner.plan.shallow, filter(None, planner.label_counts(task).values())
+        tried += [(task, f"{shallow}, {count} labels", shallow, count) for count in counts]
     lines = {}
-    for task, recipe, arm in product(planner.plan.tasks, planner.plan.finetuning, ARM_NAMES):
-        runs, chosen = planner.candidates(recipe, task, arm), planner.chosen(recipe, task, arm)
+    for (task, name, recipe, count), arm in product(tried, ARM_NAMES):
+        runs, chosen = planner.candidates(recipe, task, arm, count), planner.chosen(recipe, task, arm, count)
         if len(runs) == 1 or chosen is None:
             continue
         cells, rates = [], [option.learning_rate for option in runs]
@@ -162,7 +167,7 @@ def _rates(planner: Planner) -> pd.DataFrame:
             words = f"{option.learning_rate:g}{width}: {accuracy:.3f}"
             cells.append(f"**{words}**" if option == chosen else words)
         at_edge = chosen.learning_rate in (min(rates), max(rates))
-        lines[task, recipe, arm] = {"rates": ", ".join(cells), "at the edge": "yes" if at_edge else ""}
+        lines[task, name, arm] = {"rates": ", ".join(cells), "at the edge": "yes" if at_edge else ""}
     table = pd.DataFrame.from_dict(lines, orient="index")
     return table.rename_axis(["task", "model", "arm"]) if lines else table
 
