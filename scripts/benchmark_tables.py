@@ -262,7 +262,7 @@ def write(scores: list[dict[str, Any]], file: Path) -> None:
             lines = 100 * rows.pivot_table("accuracy", "rows", "model")
             colours = [f"C{list(RUNS).index(model)}" for model in lines]
             lines.plot(ax=axes, style="o-", color=colours, logx=True, xlabel=axes.get_xlabel())
-            axes.set_xticks(lines.index, [f"{size:,}" for size in lines.index])
+            axes.set_xticks(lines.index, [f"{size:,}" for size in lines.index], rotation=30)
             axes.minorticks_off()
             axes.legend(frameon=False)
 
