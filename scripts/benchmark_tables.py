@@ -2,7 +2,7 @@
 
 TLM_DATA=data python scripts/benchmark_tables.py --json results/benchmark/tables.json --output-dir outputs/tables
 
-Each table has so many rows in all, for training and validation, of each class as many (0: every row that there is); the
+Each table has so many rows in all, for training and validation, of each class as many (`--rows 0`: all rows); the
 test texts are others, always the same. Of FewRel the first 16 relations are taken. Reviews, tweets and editorials are
 sentences that 20 people rated from -4 to 4 (Hutto and Gilbert, ICWSM 2014; MIT licence), negative or positive by the
 sign of the mean; 0 is left out. They are in the source archive of the package vaderSentiment, which must be in
@@ -244,7 +244,7 @@ def run(arguments: BenchmarkArguments) -> None:
     scores = read_json(file)["scores"] if file.is_file() else []
     known = {(row["data"], 0 if row.get("all") else row["rows"], row["draw"], row["model"]) for row in scores}
     for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), arguments.models):
-        if job not in known:
+        if job not in known and (job[1] or not job[2]):  # there is one table of all rows
             scores.append(score(arguments, *job))
             write(scores, file)
     write(scores, file)

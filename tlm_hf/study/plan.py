@@ -74,7 +74,8 @@ class Planner:
         """The plan's baselines; with few labels the linear model alone."""
         draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
         options = [{"task": task, "task_options": self.task_options(task, draw, train_per_label)} for draw in draws]
-        kinds, few = (self.plan.baselines, "") if train_per_label is None else (["linear"], _of_labels(train_per_label))
+        kinds = [kind for kind in self.plan.baselines if train_per_label is None or kind == "linear"]
+        few = "" if train_per_label is None else _of_labels(train_per_label)
         return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in kinds for each in options]
 
     def label_counts(self, task: str) -> dict[int, int | None]:
@@ -120,7 +121,7 @@ class Planner:
         settings |= {"task_options": self.task_options(task, seed, train_per_label), "tokenizer": self.tokenizer.name}
         settings |= {"encoder": None if encoder is None else encoder.name}
         settings |= {"num_train_epochs": epochs if epochs % 1 else int(epochs)}  # 8 and 8.0 are one run
-        patience = tuning.patience if train_per_label is None else self.plan.labels.patience
+        patience = tuning.patience if train_per_label is None else self.plan.labels.patience or tuning.patience
         settings |= {} if patience is None else {"patience": patience}
         settings |= candidate.model_dump(exclude_none=True)
         arm = "scratch" if encoder is None else "pretrained"

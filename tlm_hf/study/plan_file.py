@@ -1,5 +1,6 @@
 """The study's plan as it is written: each size of `plan.yaml`, read into models and checked before any run."""
 
+from collections.abc import Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -91,7 +92,7 @@ class CommitteePlan(Section):
 
 
 class LabelsPlan(Section):
-    """Finding e: training texts of a class; with few an epoch has few steps, so `patience` is another."""
+    """Finding e: training texts of a class; with few an epoch is a few steps, so their `patience` may be another."""
 
     train_per_label: list[Count] = []
     validation_per_label: Count | None = None
@@ -167,12 +168,12 @@ def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
         raise UserError(f"The plan {file}: {place}: {reason}{hint}.") from error
 
 
-def check_data(plan: SizePlan, root: str | None) -> None:
-    """Read the corpus and each task once: a missing one is a UserError before hours of runs."""
+def check_data(plan: SizePlan, root: str | None, tasks: Collection[str] = ()) -> None:
+    """Read the corpus and each task (or some) once: a missing one is a UserError before hours of runs."""
     names = {field.name for field in fields(CorpusOptions)}
     options = {name: value for each in plan.pretraining.values() for name, value in each.items() if name in names}
     counts = [plan.tokenizer_texts, plan.overlap.corpus_texts, *plan.corpus_size.num_texts]
     options["num_texts"] = max([*counts, *(each["num_texts"] for each in plan.pretraining.values())])
     load_pretraining_corpus(CorpusOptions(corpus=plan.corpus, data_root=root, **options), "laptop")
-    for name, task_options in plan.tasks.items():
-        load_task(name, root=root, **task_options)
+    for name in tasks or plan.tasks:
+        load_task(name, root=root, **plan.tasks[name])

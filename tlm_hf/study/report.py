@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -32,7 +32,7 @@ COLOURS |= dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True
 
 def write_report(arguments: StudyArguments) -> Json:
     """Write `REPORT.md`, `rows.json` and the plots into the results folder; returns the page's path and the rows."""
-    plan = check_arguments(arguments)
+    plan, arguments = check_arguments(arguments), replace(arguments, tasks=[])
     state, folder = read_state(arguments, plan), arguments.results_folder
     if not state.records:
         raise UserError(f"{folder} has no finished run: start with `tlm study run --size {arguments.size}`.")

@@ -40,7 +40,7 @@ class StudyArguments:
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE).")
     findings: list[str] = option(list, "Only the runs of these.", choices=list(FINDINGS))
-    tasks: list[str] = option(list, "Only the runs of these (default: all of the plan).")
+    tasks: list[str] = option(list, "Only the runs of these tasks; a report is of all.")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
@@ -52,8 +52,9 @@ class StudyArguments:
 
     def command(self, what: str) -> str:
         """The command that a record or report names, however it was started."""
-        plan = [] if self.plan == str(PLAN_FILE) else ["--plan", Path(self.plan).name]
-        return command_line(["tlm", "study", what, "--size", self.size, *plan])
+        more = [] if self.plan == str(PLAN_FILE) else ["--plan", Path(self.plan).name]
+        more += ["--findings", *self.findings] if self.findings else []
+        return command_line(["tlm", "study", what, "--size", self.size, *more])
 
 
 def check_arguments(arguments: StudyArguments) -> SizePlan:
@@ -65,8 +66,6 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     for task in arguments.tasks:
         if task not in plan.tasks:
             raise UserError(f"The plan has no task {task!r}: choose among {', '.join(plan.tasks)}.")
-    if "minilm" in plan.baselines and arguments.what == "run":
-        check_installed(SENTENCE_ENCODER, "sentence_transformers")
     return plan
 
 
@@ -97,15 +96,18 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     if run.kind in OTHER_SECONDS:
         return OTHER_SECONDS[run.kind]
     settings, same = run.settings, [run.kind, *map(run.settings.get, TELLING)]
-    alike = [each.results for each in records.values() if [each.kind, *map(each.settings.get, TELLING)] == same]
+    alike = [each for each in records.values() if [each.kind, *map(each.settings.get, TELLING)] == same]
     config = build_config(settings["recipe"], settings["size"])
     length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
     if run.kind == "pretrain":
         steps, outputs = settings["max_steps"], config.vocab_size
         scored = round(PRETRAINING_SCHEDULES["tlm"].mlm_probability * length)  # positions that last layer and head see
     else:
-        texts = MANY_LABELS * settings["task_options"].get("train_per_label", 1000)
-        steps = alike[-1]["steps"] if alike else round(settings["num_train_epochs"] * texts / BATCH_SIZE)
+        of_class, of_size = settings["task_options"].get("train_per_label", 1000), 0
+        for each in alike:
+            if each.settings["task_options"].get("train_per_label", 1000) == of_class:
+                of_size = max(of_size, each.results["steps"])
+        steps = of_size or round(settings["num_train_epochs"] * MANY_LABELS * of_class / BATCH_SIZE)
         scored, outputs = 1, MANY_LABELS
     position = 12 * hidden**2 + 2 * length * hidden
     layers = ((config.num_hidden_layers - 1) * length + scored) * position + 2 * length * hidden**2
@@ -115,7 +117,9 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
         inputs = channels
     text = 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
     guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
-    return START_SECONDS + steps * median([results["seconds"] / results["steps"] for results in alike] or [guess])
+    return START_SECONDS + steps * median(
+        [each.results["seconds"] / each.results["steps"] for each in alike] or [guess]
+    )
 
 
 def show_plan(arguments: StudyArguments) -> Json:
@@ -135,7 +139,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     sums = {"runs": "sum", "missing": "sum", "core-hours left": "sum", "longest, min": "max"}
     table = table.groupby(["kind", "recipe"], sort=False).agg(sums)
     hours = sum(left.values()) / 3600
-    early = any(tuning.patience for tuning in plan.finetuning.values())
+    early = plan.labels.patience or any(tuning.patience for tuning in plan.finetuning.values())
     cost = f"{hours:.2f} core-hours{' at most, as fine-tuning stops early' if early else ''}"
     words = [f"{len(runs)} runs, {len(left)} missing: {cost}; {state.waiting} wait for their rates."]
     after = {name: [need.name for need in runs[name].needs if need.name in left] for name in left}
@@ -174,7 +178,10 @@ def run_study(arguments: StudyArguments) -> Json:
     plan, folder = check_arguments(arguments), arguments.results_folder
     root = data_root(arguments.data_root)
     arguments = replace(arguments, data_root=None if root is None else str(root.resolve()))
-    before, find_jobs = len(read_state(arguments, plan).records), partial(missing_jobs, arguments, plan)
+    state, find_jobs = read_state(arguments, plan), partial(missing_jobs, arguments, plan)
+    before = len(state.records)
+    if any(run.kind == "minilm" for run in state.missing):
+        check_installed(SENTENCE_ENCODER, "sentence_transformers")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         holder = lock(folder / ".lock")
@@ -183,7 +190,7 @@ def run_study(arguments: StudyArguments) -> Json:
     try:
         jobs = find_jobs()
         if jobs:
-            check_data(plan, arguments.data_root)
+            check_data(plan, arguments.data_root, arguments.tasks)
         cluster = RayExecutor() if arguments.executor == "ray" else None
         run_jobs(jobs, arguments.workers or cpu_count(), "Study", find_jobs, elsewhere=cluster)
     finally:
