@@ -131,17 +131,11 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
         scores[" ".join(map(str, chosen))] = scores_at(model.config.temperature, joined, labels["test"])
     if deep is not None:
         other = load_classifier(str(deep))
-        scores["deep"] = calibrated_scores({split: predict(deep, other, split) for split in SPLITS}, labels)
+        held_out, last = (predict(deep, other, split) for split in SPLITS)
+        scores["deep"] = scores_at(choose_temperature(held_out, labels["validation"]).value, last, labels["test"])
     members, known = [f"member {place + 1}" for place in range(count)], known_texts(name)
     facts = {"title": known.get("question", name), "members": members, "test_texts": len(labels["test"])}
     return facts | {"scores": scores, "examples": known.get("examples", [])}
-
-
-def calibrated_scores(logits: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
-    """Scores on test texts with the temperature that validation texts determine, and that temperature."""
-    return scores_at(
-        choose_temperature(logits["validation"], labels["validation"]).value, logits["test"], labels["test"]
-    )
 
 
 def scores_at(temperature: float, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -13,8 +13,8 @@ from scipy.special import log_softmax, logsumexp
 
 from ..data.overlap_subsets import KINDS
 from ..errors import UserError
+from ..evaluation.calibration import choose_temperature, expected_calibration_error
 from ..evaluation.scoring import unpack_logits
-from ..hub.demo_data import calibrated_scores
 from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
 from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, slope
@@ -269,7 +269,8 @@ class Findings:
             found = [logits for logits in (self.logits(group, split) for group in groups) if logits is not None]
             logits, labels[split] = next(each for each in found if each[0].shape[1] >= count)
             logs[split] = logsumexp(log_softmax(logits[:, :count], axis=-1), axis=1)
-        return round(calibrated_scores(logs, labels)["calibration_error"], 6)
+        temperature = choose_temperature(logs["validation"], labels["validation"]).value
+        return round(expected_calibration_error(logs["test"] / temperature, labels["test"]), 6)
 
     def _cost(self, runs: Sequence[StudyRun]) -> tuple[float, float]:
         """Median seconds of one core of the encoders' pre-training and of the fine-tunings; 0 without a record."""

@@ -103,11 +103,10 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
         steps, outputs = settings["max_steps"], config.vocab_size
         scored = round(PRETRAINING_SCHEDULES["tlm"].mlm_probability * length)  # positions that last layer and head see
     else:
-        of_class, of_size = settings["task_options"].get("train_per_label", 1000), 0
-        for each in alike:
-            if each.settings["task_options"].get("train_per_label", 1000) == of_class:
-                of_size = max(of_size, each.results["steps"])
-        steps = of_size or round(settings["num_train_epochs"] * MANY_LABELS * of_class / BATCH_SIZE)
+        texts = settings["task_options"].get("train_per_label", 1000)
+        of_size = [each for each in alike if each.settings["task_options"].get("train_per_label", 1000) == texts]
+        most = round(settings["num_train_epochs"] * MANY_LABELS * texts / BATCH_SIZE)
+        steps = max((each.results["steps"] for each in of_size), default=most)
         scored, outputs = 1, MANY_LABELS
     position = 12 * hidden**2 + 2 * length * hidden
     layers = ((config.num_hidden_layers - 1) * length + scored) * position + 2 * length * hidden**2
@@ -117,9 +116,8 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
         inputs = channels
     text = 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
     guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
-    return START_SECONDS + steps * median(
-        [each.results["seconds"] / each.results["steps"] for each in alike] or [guess]
-    )
+    of_step = [each.results["seconds"] / each.results["steps"] for each in alike]
+    return START_SECONDS + steps * median(of_step or [guess])
 
 
 def show_plan(arguments: StudyArguments) -> Json:
