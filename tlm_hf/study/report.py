@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -178,19 +179,21 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
 
     drawn = []
     for name, (finding, xlabel, ylabel, draw) in PLOTS.items():
-        if not (frame["finding"] == finding).any():
+        shown = frame[frame["finding"] == finding]
+        tasks = [task for task in plan.tasks if (shown["task"] == task).any()]
+        if not tasks:
             continue
         with drawing(folder / name):
-            figure = Figure(figsize=(max(7.0, 4.2 * len(plan.tasks)), 3.9), layout="constrained")
-            panels = figure.subplots(1, len(plan.tasks), squeeze=False)[0]
+            figure = Figure(figsize=(max(7.0, 4.2 * len(tasks)), 3.9), layout="constrained")
+            panels = figure.subplots(1, len(tasks), squeeze=False)[0]
             entries: dict[str, Any] = {}
             panels[0].set_ylabel(f"{ylabel}, 95% intervals")
-            for axes, task in zip(panels, plan.tasks, strict=True):
-                rows = frame[frame["task"] == task]
+            baselines = frame[frame["finding"] == (BASELINES if finding in (GAP, COMMITTEE) else "none")]
+            for axes, task in zip(panels, tasks, strict=True):
                 axes.set(title=task, xlabel=xlabel)
                 axes.spines[["top", "right"]].set_visible(False)
-                draw(axes, rows[rows["finding"] == finding], plan)
-                for row in rows[rows["finding"] == BASELINES].itertuples() if finding in (GAP, COMMITTEE) else ():
+                draw(axes, shown[shown["task"] == task], plan)
+                for row in baselines[baselines["task"] == task].itertuples():
                     style = {"color": COLOURS[row.model], "linestyle": "--", "linewidth": 1}
                     axes.axhline(100 * row.estimate, label=row.model, **style)
                 for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -219,14 +222,15 @@ def _gap(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     axes.set_xticks(range(len(models)), [model.replace(" of ", " of\n") for model in models])
 
 
-def _gap_by_count(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
-    gaps = rows[rows["measure"] == "gap"]
-    names = gaps["model"].str.split(", ").str[-1]
+def _by_count(measure: str, axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
+    rows = rows[rows["measure"] == measure]
+    names = rows["model"].str.split(", ").str[-1]
     # Equal steps and equal epochs are shifted apart, or one interval hides the other.
-    _points(axes, gaps, gaps["x"] * names.map({"equal steps": 0.98, "equal epochs": 1.02}).fillna(1), names)
-    axes.axhline(0, color=BLACK, linewidth=0.6)
+    _points(axes, rows, rows["x"] * names.map({"equal steps": 0.98, "equal epochs": 1.02}).fillna(1), names)
+    if measure == "gap":
+        axes.axhline(0, color=BLACK, linewidth=0.6)
     axes.set_xscale("log", base=2)
-    counts = sorted(gaps["x"].unique())
+    counts = sorted(rows["x"].unique())
     axes.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=8)
 
 
@@ -244,8 +248,8 @@ def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
 
 PLOTS: dict[str, tuple[str, str, str, Callable[[Any, pd.DataFrame, SizePlan], None]]] = {
     "gap.png": (GAP, "", "test accuracy (%)", _gap),
-    "corpus_size.png": (CORPUS_SIZE, "pre-training texts", "gap (points)", _gap_by_count),
+    "corpus_size.png": (CORPUS_SIZE, "pre-training texts", "gap (points)", partial(_by_count, "gap")),
     "committee.png": (COMMITTEE, "members", "test accuracy (%)", _committee),
-    "labels.png": (LABELS, "training texts of a class", "gap (points)", _gap_by_count),
+    "labels.png": (LABELS, "training texts of a class", "test accuracy (%)", partial(_by_count, "accuracy")),
 }
 """By file the finding, the titles of the axes, and what draws a panel."""
