@@ -75,7 +75,7 @@ class Planner:
         draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
         options = [{"task": task, "task_options": self.task_options(task, draw, train_per_label)} for draw in draws]
         kinds = [kind for kind in self.plan.baselines if train_per_label is None or kind == "linear"]
-        few = "" if train_per_label is None else _of_labels(train_per_label)
+        few = "" if train_per_label is None else f"-{train_per_label}-labels"
         return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in kinds for each in options]
 
     def label_counts(self, task: str) -> dict[int, int | None]:
@@ -126,7 +126,7 @@ class Planner:
         settings |= candidate.model_dump(exclude_none=True)
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
-        few = "" if train_per_label is None else _of_labels(train_per_label)
+        few = "" if train_per_label is None else f"-{train_per_label}-labels"
         return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}{few}", settings, needs)
 
     def candidates(
@@ -247,10 +247,6 @@ class Planner:
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
         ordered += [self.latency] if compared else []  # it is measured alone on the machine
         return {run.name: run for run in ordered}, waiting
-
-
-def _of_labels(count: int) -> str:
-    return f"-{count}-labels"
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:
