@@ -89,7 +89,7 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
         frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, LABELS, BASELINES)
     )
     by_size = [f"{int(row.x):,} texts" if row.measure == "gap" else row.measure for row in sizes.itertuples()]
-    by_count = labels["measure"].where(labels["measure"] == "gap", "") + " " + labels["members"] + " labels"
+    labels = labels.rename(columns={"members": "labels"})
     is_smallest, index = committee["measure"] == SMALLEST, ["task", "model", "members"]
     one_text = times[times["batch_size"] == 1].set_index(["model", "members"])["milliseconds"]
     costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)
@@ -102,7 +102,7 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
         "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
         "overlap": _overlap(overlap, state.planner, state.records),
-        "labels": _pivot(labels.assign(measure=by_count.str.strip())),
+        "labels": _pivot(labels, ("task", "model", "labels"), tested="gap"),
         "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(costs),
         "smallest": _pivot(committee[is_smallest], index),
         "latency": shown,
