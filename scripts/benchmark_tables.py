@@ -40,7 +40,7 @@ from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, load_sente
 from tlm_hf.option_fields import option
 from tlm_hf.runs.atomic_files import read_json, write_json
 from tlm_hf.runs.figure import new_figure
-from tlm_hf.runs.provenance import provenance
+from tlm_hf.runs.provenance import commit, provenance
 from tlm_hf.runtime import load
 from tlm_hf.training.lexical import COUNTED, text_means, word_vectors
 from tlm_hf.training.train_committee import train_from_table
@@ -227,7 +227,7 @@ def score(arguments: BenchmarkArguments, data: str, rows: int, draw: int, model:
         classify(text)
         each.append(1000 * (time.perf_counter() - start))
     row = {"data": data, "rows": rows or len(learnable(task)), "draw": draw, "model": model, "all": rows == 0}
-    row["commit"] = provenance()["commit"]
+    row["commit"] = commit()
     row |= {name: scores[name] for name in ("accuracy", "macro_f1")}
     return row | {"seconds": seconds, "milliseconds": statistics.median(each), "megabytes": size}
 
@@ -243,10 +243,12 @@ def run(arguments: BenchmarkArguments) -> None:
     file = Path(arguments.json)
     scores = read_json(file)["scores"] if file.is_file() else []
     known = {(row["data"], 0 if row.get("all") else row["rows"], row["draw"], row["model"]) for row in scores}
-    for job in itertools.product(arguments.sets, arguments.rows, range(arguments.draws), arguments.models):
-        if job not in known and (job[1] or not job[2]):  # there is one table of all rows
-            scores.append(score(arguments, *job))
-            write(scores, file)
+    for data, rows in itertools.product(arguments.sets, arguments.rows):
+        draws = range(arguments.draws if rows else min(1, arguments.draws))  # there is one table of all rows
+        for draw, model in itertools.product(draws, arguments.models):
+            if (data, rows, draw, model) not in known:
+                scores.append(score(arguments, data, rows, draw, model))
+                write(scores, file)
     write(scores, file)
 
 

@@ -16,7 +16,8 @@ from sklearn.metrics import accuracy_score
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.scoring import unpack_logits
 from tlm_hf.runs import atomic_files
-from tlm_hf.study import execute
+from tlm_hf.study import execute, plan_file
+from tlm_hf.study import study as study_module
 from tlm_hf.study.execute import read_record
 from tlm_hf.study.report import write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
@@ -242,6 +243,16 @@ def test_text_that_is_not_there_is_named_before_the_first_run(tmp_path, change, 
     assert re.search(said, refusal(run_study, arguments(tmp_path)))
     assert not (tmp_path / "work").exists()
     assert not (tmp_path / "results" / "runs").exists()
+
+
+@pytest.mark.parametrize(("findings", "read"), [(["gap"], ["docstrings"]), (["overlap"], ["docstrings", "mail"])])
+def test_tasks_that_are_not_asked_for_are_read_where_runs_need_them(tmp_path, monkeypatch, findings, read):
+    write_plan(tmp_path, tasks=TINY["tasks"] | {"mail": {}})
+    names = []
+    monkeypatch.setattr(plan_file, "load_task", lambda name, **_: names.append(name))
+    monkeypatch.setattr(study_module, "run_jobs", lambda *_, **__: None)
+    run_study(arguments(tmp_path, findings=findings, tasks=["docstrings"]))
+    assert names == read
 
 
 def test_a_second_study_in_the_same_folder_is_refused(tmp_path):

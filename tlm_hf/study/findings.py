@@ -158,8 +158,8 @@ class Findings:
                 scratch = right[LABELS, "scratch", count]
                 if model != "scratch" and scratch:
                     yield make_row(LABELS, task, model, count, "gap", difference(_stack(found), _stack(scratch)))
+        name = BASELINE_NAMES["linear"]
         for count, fewer in self.planner.label_counts(task).items():
-            name = BASELINE_NAMES["linear"]
             if (linear := self._baselines(task, fewer).get(name)) is not None:
                 yield make_row(LABELS, task, name, count, "accuracy", accuracy(linear))
 

@@ -71,12 +71,11 @@ class Planner:
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
 
     def baselines(self, task: str, train_per_label: int | None = None) -> list[StudyRun]:
-        """The plan's baselines; with few labels the linear model alone."""
+        """The plan's baselines, on all or so many training texts of a class."""
         draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
         options = [{"task": task, "task_options": self.task_options(task, draw, train_per_label)} for draw in draws]
-        kinds = [kind for kind in self.plan.baselines if train_per_label is None or kind == "linear"]
         few = "" if train_per_label is None else f"-{train_per_label}-labels"
-        return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in kinds for each in options]
+        return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in self.plan.baselines for each in options]
 
     def label_counts(self, task: str) -> dict[int, int | None]:
         """Training texts of a class in finding e, up to the task's own, which is None: other findings have its runs."""
@@ -134,11 +133,10 @@ class Planner:
     ) -> dict[Candidate, list[StudyRun]]:
         """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
         encoder, rates = self.pretraining(recipe, 0) if arm == "pretrained" else None, self.plan.rates
-        options, runs = list(getattr(self.plan.finetuning[recipe], arm)), {}
+        options, runs, seeds = list(getattr(self.plan.finetuning[recipe], arm)), {}, range(rates.seeds)
         most = len(options) + (rates.follow if len(options) > 1 else 0)
         for option in options:
-            tries = [(recipe, task, encoder, seed, option, train_per_label) for seed in range(rates.seeds)]
-            runs[option] = [self.finetuning(*each) for each in tries]
+            runs[option] = [self.finetuning(recipe, task, encoder, seed, option, train_per_label) for seed in seeds]
             if len(runs) == len(options) < most:
                 options += _beyond_edge(self.means(runs))
         return runs
@@ -230,9 +228,9 @@ class Planner:
         planned, waiting = [], 0
         tasks = [task for task in self.plan.tasks if not tasks or task in tasks]
         for task in tasks:
-            counts = self.label_counts(task).values() if not findings or LABELS in findings else []
-            counted = dict.fromkeys([*([None] if compared else []), *counts])
-            fits = [run for count in counted for run in self.baselines(task, count) if compared or run.kind == "linear"]
+            fits = self.baselines(task) if compared else []
+            for fewer in self.label_counts(task).values() if not findings or LABELS in findings else ():
+                fits += [run for run in self.baselines(task, fewer) if run.kind == "linear"]  # all that e compares
             planned += [(run.settings["task_options"].get("train_seed", 0), run) for run in fits]
         points = [point for task in tasks for point in self.points(task)]
         for point in [point for point in points if not findings or point.finding in findings]:

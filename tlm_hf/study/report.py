@@ -188,7 +188,7 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
             panels = figure.subplots(1, len(tasks), squeeze=False)[0]
             entries: dict[str, Any] = {}
             panels[0].set_ylabel(f"{ylabel}, 95% intervals")
-            baselines = frame[frame["finding"] == (BASELINES if finding in (GAP, COMMITTEE) else "none")]
+            baselines = frame[(frame["finding"] == BASELINES) & (finding in (GAP, COMMITTEE))]
             for axes, task in zip(panels, tasks, strict=True):
                 axes.set(title=task, xlabel=xlabel)
                 axes.spines[["top", "right"]].set_visible(False)

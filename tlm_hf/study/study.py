@@ -188,7 +188,8 @@ def run_study(arguments: StudyArguments) -> Json:
     try:
         jobs = find_jobs()
         if jobs:
-            check_data(plan, arguments.data_root, arguments.tasks)
+            of_all = any("tasks" in job.arguments["settings"] for job in jobs)  # the subsets read every task
+            check_data(plan, arguments.data_root, () if of_all else arguments.tasks)
         cluster = RayExecutor() if arguments.executor == "ray" else None
         run_jobs(jobs, arguments.workers or cpu_count(), "Study", find_jobs, elsewhere=cluster)
     finally:
