@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output-dir", required=True, type=Path, help="folder of the classifiers")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 3, 6, 9, 12], help="seed of each first encoder")
     arguments = parser.parse_args(argv)
-    rows = read_json(arguments.json)["rows"] if arguments.json.is_file() else []
+    found = read_json(arguments.json) if arguments.json.is_file() else {"rows": [], "seeds": arguments.seeds}
+    if found["seeds"] != arguments.seeds:
+        parser.error(f"{arguments.json} is of --seeds {found['seeds']}: name another file")
+    rows = found["rows"]
     for name in TASKS:
         if name not in {row["task"] for row in rows}:
             rows += run_task(name, arguments.seeds, arguments.output_dir)

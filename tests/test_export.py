@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY, refusal
 from helpers_commands import refused, succeed, write_csv
+from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
 
@@ -118,3 +119,26 @@ def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):
     assert "onnxscript is not installed" in said
     assert 'pip install -e ".[onnx]", or pip install onnx onnxruntime onnxscript' in said
     assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_are_not_answered_with_the_old_file(folder, exported, capsys):
+    output, weights = exported("committee"), folder[0] / "committee" / "model.safetensors"
+    before = weights.read_bytes()
+    tensors = {name: each + 1 for name, each in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    words = ("export", "--model", folder[0] / "committee", "--output-dir", output, "--int8")
+    assert "another weights than there" in refused(capsys, *words)
+    weights.write_bytes(before)
+
+
+def test_members_that_the_runtime_does_not_know_are_not_frozen(build_pair, tmp_path, capsys):
+    words = ["freeze", "--model", tmp_path / "model", "--output-dir", tmp_path / "frozen"]
+    for changes, options, said in (
+        ({"hidden_act": "gelu_new"}, (), "gelu_new"),
+        ({"type_vocab_size": 1}, ("--token-types",), "token type"),
+    ):
+        ours, _ = build_pair("classifier", num_labels=3, **changes)
+        ours.save_pretrained(tmp_path / "model")
+        BertTokenizer(vocab={word: place for place, word in enumerate(WORDS)}).save_pretrained(tmp_path / "model")
+        assert said in refused(capsys, *words, *options)
+    assert not (tmp_path / "frozen").exists()

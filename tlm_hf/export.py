@@ -65,7 +65,7 @@ def export(arguments: ExportArguments) -> Json:
     if not isinstance(model, FrozenCommitteeForSequenceClassification):
         model = model.float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    run = Run(arguments.output_dir, "export", {"model": arguments.model, "int8": arguments.int8})
+    run = Run(arguments.output_dir, "export", {"weights": weights_hash(arguments.model), "int8": arguments.int8})
     if run.results is not None:
         return run.results
     results: Json = {"files": {}, "max_abs_diff": {}}
@@ -108,6 +108,7 @@ def freeze(arguments: FreezeArguments) -> Json:
         if not isinstance(model, CommitteeForSequenceClassification):
             model = CommitteeForSequenceClassification.from_members([model])
         check_freezable(list(model.members))
+        _check_runtime(model, arguments.token_types)
     except ValueError as error:
         raise UserError(str(error)) from error
     tokenizer = load_classifier_tokenizer(arguments.model, model)
@@ -133,6 +134,7 @@ def write_frozen(
     token_types: bool = False,
 ) -> FrozenCommitteeForSequenceClassification:
     """Freeze a committee into a folder: tables, tokenizer and `RUNTIME_FILES`; ValueError where that is impossible."""
+    _check_runtime(committee, token_types)
     frozen = committee.freeze(table_dtype, tokenizer.cls_token_id, token_types)
     tokenizer.save_pretrained(folder)
     frozen.config.max_tokens = min(tokenizer.model_max_length, frozen.config.max_position_embeddings)
@@ -140,6 +142,18 @@ def write_frozen(
     frozen.save_pretrained(folder, max_shard_size="1TB")
     write_runtime(folder)
     return frozen
+
+
+def _check_runtime(committee: CommitteeForSequenceClassification, token_types: bool) -> None:
+    """Raise ValueError for what the runtime lacks, or the members."""
+    config: Any = committee.members[0].config
+    if config.hidden_act not in runtime.ACTIVATIONS:
+        known = ", ".join(runtime.ACTIVATIONS)
+        raise ValueError(
+            f"The members have the activation {config.hidden_act}, and tables are read with {known} alone."
+        )
+    if token_types and config.type_vocab_size < 2:
+        raise ValueError("The members know no second token type: leave --token-types out.")
 
 
 @torch.inference_mode()

@@ -91,10 +91,13 @@ class FrozenRuntime:
         if not folder.is_dir() and str(source).count("/") == 1:
             from huggingface_hub import snapshot_download  # comes with tokenizers
 
-            folder = Path(snapshot_download(str(source)))
+            try:
+                folder = Path(snapshot_download(str(source)))
+            except OSError as error:
+                raise ValueError(f"{source} is no folder here, and the Hub gave none ({error}).") from error
         if (folder / "frozen").is_dir():  # beside the committee, as `tlm train-committee` leaves it
             folder = folder / "frozen"
-        file = folder / "config.json"
+        self.folder, file = folder, folder / "config.json"
         try:
             self.config = config = json.loads(file.read_text(encoding="utf-8"))
             if config["model_type"] != "tlm_frozen":

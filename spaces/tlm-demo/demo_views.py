@@ -245,8 +245,7 @@ def committee(rows: Sequence[Json], texts: int) -> str:
 
 
 def _table(table: pd.DataFrame, numbers: str) -> str:
-    content = table.astype(object).where(table.notna(), None)
-    html = content.to_html(index=False, border=0, na_rep="", float_format=numbers.format).replace("None", "")
+    html = table.astype(object).fillna("").to_html(index=False, border=0, float_format=numbers.format)
     return f'<div class="scroll" tabindex="0">{html}</div>'
 
 

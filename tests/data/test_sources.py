@@ -4,6 +4,8 @@ import json
 import os
 import re
 
+import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,7 @@ from helpers_commands import write_csv
 
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.sources import data_root, read_source, seeded_order, text_hash
+from tlm_hf.data.tasks import load_task
 
 ROWS = [
     {"text": 'a "quoted" text, with a comma', "label": "b"},
@@ -116,3 +119,34 @@ def test_a_data_root_that_is_no_folder_is_named(tmp_path, monkeypatch, given):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "texts").mkdir()
     assert data_root("~/texts") == tmp_path / "texts"
+
+
+def test_each_file_of_a_folder_is_of_a_split_or_refused(tmp_path):
+    for name in ("train.csv", "test.csv", ".ipynb_checkpoints/train-checkpoint.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_csv(tmp_path / name, ROWS)
+    assert {split: len(rows) for split, rows in read_source(str(tmp_path)).splits.items()} == {"train": 3, "test": 3}
+    (tmp_path / "classes.txt").write_text("a\nb\n")  # of another kind, so no data
+    read_source(str(tmp_path))
+    write_csv(tmp_path / "extra.csv", ROWS)
+    assert "extra.csv" in refusal(read_source, str(tmp_path))
+
+
+def test_splits_of_a_data_set_are_known_by_their_usual_names(tmp_path):
+    splits = {
+        name: datasets.Dataset.from_list([{"text": f"{name} {row}", "label": row % 2} for row in range(20)])
+        for name in ("train", "dev", "test", "unsupervised")
+    }
+    task = load_task(datasets.DatasetDict(splits))
+    assert all(text.startswith("dev") for text in task["validation"]["text"])
+
+
+def test_excel_has_its_names_in_the_first_row_with_a_cell(tmp_path):
+    for names in (["text ", "label"], ["text", "text"]):
+        file = tmp_path / f"{names[1]}.xlsx"
+        rows = [[None, None], names, ["a", "b"], ["c", None]]
+        pd.DataFrame(rows).to_excel(file, header=False, index=False)
+    source = read_source(str(tmp_path / "label.xlsx"))
+    assert source.splits["train"].to_list() == [{"text": "a", "label": "b"}, {"text": "c", "label": None}]
+    assert source.place("train", 1).startswith("row 4 of")
+    assert "two columns 'text'" in refusal(read_source, str(tmp_path / "text.xlsx"))

@@ -90,9 +90,12 @@ class TestLabels:
     def test_other_values_are_refused(self, tmp_path):
         for labels, said in (([0.5, 1.0], "0.5"), ([float("inf"), 1.0], "inf")):
             assert said in refusal(load_task, table(tmp_path / "odd.parquet", labels * 20))
-        for labels in ([0, 1, 2, 3, 4], [1, 0, 4.5], ["World", "Sports"], [[0], [1]]):
+        for labels in ([0, 1, 2, 3, 4], [1, 0, 4.5], ["World", "Weather"], [[0], [1]]):
             path = table(tmp_path / "news.parquet", labels * 8)
             assert "none of 0 to 3" in refusal(load_task, "ag_news", path=path, train_per_label=1, test_per_label=1)
+        path = table(tmp_path / "names.parquet", ["World", "Sports", "Business", "Sci/Tech"] * 8)
+        named = load_task("ag_news", path=path, train_per_label=1, test_per_label=1)["test"]
+        assert named.features["label"].names == ["World", "Sports", "Business", "Sci/Tech"]
         numbers = datasets.Dataset.from_dict({"text": list(range(20)), "label": ["a", "b"] * 10})
         assert "'text' of 'the data set' holds no text in train: set --text-column" in refusal(load_task, numbers)
 

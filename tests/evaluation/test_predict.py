@@ -19,6 +19,7 @@ from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.errors import UserError
 from tlm_hf.evaluation.predict import PredictArguments, predict, predict_command
 from tlm_hf.export import FreezeArguments, freeze
+from tlm_hf.loading import load_classifier
 
 LABELS = ["farm", "sea", "school"]
 
@@ -88,6 +89,12 @@ def test_texts_data_sets_and_files_agree(home, sentences, tmp_path):
     )
     assert predictions[0].entropy is None
     assert predict(datasets.Dataset.from_dict({"body": sentences}), member, text_column="body") == predictions
+    assert predict([list(pair) for pair in zip(sentences, sentences, strict=True)], member) == predict(
+        list(zip(sentences, sentences, strict=True)), member
+    )
+    pd.DataFrame({"body": sentences[:1], "label": "farm", "n": 3}).to_parquet(tmp_path / "in.parquet")
+    alone = PredictArguments(model=member, input=str(tmp_path / "in.parquet"), disable_tqdm=True)
+    assert predict_command(alone)["predictions"][0]["label"] == predictions[0].label
     pd.DataFrame({"text": sentences, "entropy": "mine"}).to_csv(tmp_path / "in.csv", index=False)
     words = ("predict", "--model", root / "committee", "--input", tmp_path / "in.csv", "--disable-tqdm")
     succeed(*words, "--output", tmp_path / "out.json")
@@ -233,7 +240,7 @@ def test_several_labels_a_text(save_model, sentences, tmp_path, capsys, ending):
 def test_a_regression(save_model, sentences, tmp_path, capsys):
     """Oracles: stock BERT's logits, pandas' correlations."""
     model, logits = save_model("regression", ["score"])
-    np.testing.assert_allclose([each.value for each in predict(sentences, str(model))], logits[:, 0], atol=1e-5)
+    np.testing.assert_allclose([each.value for each in predict(sentences, str(model))], logits[:, 0], rtol=1e-4)
     rows = [{"text": text, "label": row**2 - 7.5} for row, text in enumerate(sentences)]
     said = score(capsys, model, write_csv(tmp_path / "task.csv", [*rows, {"text": "no number", "label": None}]))
     both = pd.DataFrame({"value": logits[:, 0].double(), "target": [row["label"] for row in rows]})
@@ -254,6 +261,11 @@ def test_a_regression(save_model, sentences, tmp_path, capsys):
     rows[2]["label"] = "many"
     task = write_csv(tmp_path / "words.csv", rows)
     assert "'many' in line 4" in refused(capsys, "score", "--model", model, "--task", task)
+    ours = load_classifier(str(model))
+    for weights in ours.classifier.parameters():
+        weights.data.mul_(1e-7)
+    ours.save_pretrained(model)
+    np.testing.assert_allclose([each.value for each in predict(sentences, str(model))], 1e-7 * logits[:, 0], rtol=1e-4)
 
 
 def test_a_model_of_another_kind_than_was_asked_for_is_refused(home, sentences, tmp_path, capsys):

@@ -57,3 +57,17 @@ def test_a_committee_of_pairs_from_train_committee_is_refused(capsys, tmp_path):
     with chdir(family()):
         words = ("--committees", f"pairs={tmp_path}", "--encoders", "bert-1=encoder")
         assert "not one class for each text" in refused(capsys, "demo", *words, "--output-dir", str(tmp_path / "demo"))
+
+
+def test_the_output_folder_is_never_one_of_somebody_else(capsys, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    (tmp_path / "study.json").write_text("{}")
+    with chdir(family()):
+        words = ("demo", "--committees", "words=together", "--encoders", "bert-1=encoder")
+        assert "holds other files" in refused(capsys, *words, "--output-dir", tmp_path / "mine")
+        assert "holds together" in refused(capsys, *words, "--output-dir", family() / "together" / "..")
+        assert "not of a study" in refused(
+            capsys, *words, "--output-dir", tmp_path / "new", "--study", tmp_path / "study.json"
+        )
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "kept"

@@ -18,6 +18,7 @@ from conftest import check_sentence, refusal
 from helpers_commands import assert_equal_weights, forks, killed_after, results_of, succeed, write_corpus, write_task
 
 from tlm_hf.errors import UserError
+from tlm_hf.runs.atomic_files import whole_folder
 from tlm_hf.runs.checkpoints import best_beside, last_whole, list_checkpoints, seal, writing
 from tlm_hf.runs.output_folder import Run
 
@@ -296,3 +297,33 @@ def test_folder_that_not_every_machine_sees_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.distributed, "broadcast_object_list", answer)
     assert "on every machine" in refusal(last_whole, tmp_path)
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_a_folder_that_is_replaced_is_never_lost(tmp_path, monkeypatch, rename):
+    """Interrupted at either of the two renames, or killed between them."""
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "file").write_text("old")
+    count, real = iter(range(1, 9)), Path.rename
+
+    def interrupted(path, other):
+        if next(count) == rename:
+            raise KeyboardInterrupt
+        return real(path, other)
+
+    def replace(error=None):
+        with whole_folder(target) as draft:
+            (draft / "file").write_text("new")
+            if error is not None:
+                raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            replace()
+    assert [(path.name, (path / "file").read_text()) for path in tmp_path.iterdir()] == [("target", "old")]
+    target.rename(tmp_path / ".target.old")  # what a kill leaves
+    with pytest.raises(OSError, match="full"):
+        replace(OSError("full"))
+    assert (target / "file").read_text() == "old"

@@ -79,13 +79,16 @@ def test_rows_on_which_members_differ_are_shown_of_several_members_alone():
 def test_advice():
     about, advice = notes(RESULTS).values()
     assert "62 rows" in about[0]
-    assert about[2] == RESULTS["time_budget"]
+    assert "11 test rows are few" in about[1]
+    assert about[3] == RESULTS["time_budget"]
     assert "0.600 with 21, 0.650 with 42" in advice[1]
     assert "+5.0 points (95% interval of the difference +1.0 to +9.0). More labels would help." in advice[1]
     assert "0.87 ms (unreliable" in advice[2]
     for low, high, said in ((-0.01, 0.11, "within chance"), (-0.005, 0.009, "would help little")):
         curve = RESULTS["learning_curve"] | {"gain": {"value": 0.005, "low": low, "high": high}}
-        assert said in notes(RESULTS | {"learning_curve": curve, "frozen": None})["advice"][1]
+        many = RESULTS | {"learning_curve": curve, "frozen": None, "rows": RESULTS["rows"] | {"test": 100}}
+        assert said in notes(many)["advice"][1]
+    assert "within chance" in notes(many | {"rows": RESULTS["rows"]})["advice"][1]
 
 
 def test_a_model_no_better_than_the_majority_is_not_recommended():

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers_commands import labelled_rows, shelf
 from sklearn.base import clone
 from sklearn.exceptions import DataConversionWarning
@@ -10,6 +11,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 from tlm_hf import TLMClassifier
 from tlm_hf.errors import UserError
+from tlm_hf.training import estimator
 
 ROWS = labelled_rows(16)
 TEXTS, LABELS = [row["text"] for row in ROWS], [row["label"] for row in ROWS]
@@ -57,3 +59,22 @@ def test_too_few_texts_are_refused():
 def test_columns_of_other_values_than_0_and_1_are_refused(cell):
     with pytest.raises(UserError, match="0 and 1"):
         TLMClassifier().fit(TEXTS[:4], pd.DataFrame({"sea": [1, 0, 1, cell], "farm": [0, 1, 0, 1]}))
+
+
+def test_what_is_no_text_is_refused_and_blank_texts_are_left_out(monkeypatch):
+    for texts, said in ((pd.DataFrame({"text": TEXTS}), "several columns"), ([*TEXTS[:-1], None], "None at 31")):
+        with pytest.raises(UserError, match=said):
+            TLMClassifier().fit(texts, LABELS)
+    seen = []
+    monkeypatch.setattr(estimator, "train_from_table", lambda splits, _: seen.append(splits) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        TLMClassifier().fit([*TEXTS, " "], [*LABELS, "sea"])
+    assert sorted(text for rows in seen[0].values() for text in rows["text"]) == sorted(TEXTS)
+
+
+def test_the_callers_random_numbers_and_threads_are_left_as_they_were():
+    np.random.seed(5)  # noqa: NPY002
+    threads = torch.get_num_threads()
+    TLMClassifier(encoder=str(shelf() / "encoder"), num_members=1, num_train_epochs=1.0).fit(TEXTS, LABELS)
+    assert np.random.rand() == np.random.RandomState(5).rand()  # noqa: NPY002
+    assert torch.get_num_threads() == threads

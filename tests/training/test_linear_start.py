@@ -59,14 +59,19 @@ def test_the_classifier_starts_as_logistic_regression(classes):
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-def test_tokens_are_left_out_but_for_the_first_and_the_last():
+def test_tokens_are_left_out_but_for_those_that_are_kept():
     torch.manual_seed(0)
-    ids = list(range(1000))
-    (short,) = drop_tokens({"input_ids": [ids]}, 0.3)["input_ids"]
-    assert short == sorted(short)
-    assert (short[0], short[-1]) == (0, 999)
-    assert 640 < len(short) < 760
-    assert drop_tokens({"input_ids": [[2, 3]], "labels": [1]}, 0.9) == {"input_ids": [[2, 3]], "labels": [1]}
+    ids = torch.tensor([[2, *range(5, 1003), 3], [2, 8, 3, 9, 3, *[0] * 995]])
+    inputs = {"input_ids": ids, "attention_mask": ids.ne(0).long(), "token_type_ids": ids.eq(9).long()}
+    short = drop_tokens(inputs | {"labels": "as they were"}, 0.3, [2, 3])
+    assert short.pop("labels") == "as they were"
+    first = short["input_ids"][0].tolist()
+    assert first == [2, *sorted(first[1:-1]), 3]
+    assert 640 < len(first) < 760
+    assert short["attention_mask"].sum(dim=1).tolist()[0] == len(first)
+    left = drop_tokens(inputs, 0.999999, [2, 3])
+    left = {name: each[1][left["attention_mask"][1] == 1].tolist() for name, each in left.items()}
+    assert left == {"input_ids": [2, 3, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}
 
 
 def test_both_are_options_of_finetune(tmp_path):

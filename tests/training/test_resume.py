@@ -59,6 +59,7 @@ PRETRAIN = (*PRETRAIN, "--eval-steps", "10", "--batch-size", "8", "--dropout", "
 PRETRAIN = (*PRETRAIN, "--logging-steps", "4")  # a checkpoint falls between two log lines
 FINETUNE = ("finetune", "--model", "encoder", "--task", "task", "--num-train-epochs", "4", "--batch-size", "8")
 FINETUNE = (*FINETUNE, "--learning-rate", "0.003", "--dropout", "0.1", "--disable-tqdm", "--logging-steps", "4")
+FINETUNE = (*FINETUNE, "--token-dropout", "0.2", "--patience", "3")
 # name: (moment, step, the command, exit code, checkpoints that are left)
 CASES = {
     "step": ("kill in a step", 13, PRETRAIN, -9, ["checkpoint-10", "checkpoint-5"]),
@@ -72,7 +73,8 @@ CASES = {
     "full": ("no space for a file above 15000", 15, PRETRAIN, 2, ["checkpoint-10", "checkpoint-5"]),
     # 7 steps an epoch, the first of which is the best; its checkpoint is kept beside the last one.
     "moved": ("kill in a step", 24, FINETUNE, -9, ["checkpoint-14", "checkpoint-21", "checkpoint-7"]),
-    "within": ("interrupt in a step", 16, FINETUNE, 130, ["checkpoint-14", "checkpoint-17", "checkpoint-7"]),
+    # In the second half of the epoch with which patience ends.
+    "within": ("interrupt in a step", 25, FINETUNE, 130, ["checkpoint-21", "checkpoint-26", "checkpoint-7"]),
     "space": ("no space for a file above 400000", 21, FINETUNE, 2, ["checkpoint-14", "checkpoint-7"]),
 }
 

@@ -246,7 +246,9 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
     for size, count in committees:
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"--committees has {size}:{count}: write SIZE:MEMBERS, such as {GRID[0]}.")
-        build_recipe(arguments.recipe, size)
+        config = build_recipe(arguments.recipe, size)
+        if config.num_hidden_layers > 1 or config.has_convolution:
+            raise UserError(f"Only bert-1 and its wider forms can be frozen, and --recipe is {arguments.recipe}.")
     check_installed(*NEEDED)
     threads, rows = arguments.set_threads(), []
     memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
@@ -333,9 +335,11 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     """
     check_range(arguments, 1, 10**6, "num_texts")
     try:
-        runtime.load(arguments.model)
+        tables = runtime.load(arguments.model)
     except ValueError as error:
         raise UserError(f"benchmark text-to-label needs a frozen committee as --model: {error}") from error
+    if arguments.num_threads not in (None, 1):
+        raise UserError("benchmark text-to-label is of one thread: leave --num-threads out.")
     task = load_task(arguments.task, root=arguments.data_root)
     arguments.num_threads = 1
     arguments.set_threads()
@@ -343,7 +347,7 @@ def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:
     answers, skipped = {}, {}
     with TemporaryDirectory() as root, threadpool_limits(1), patch.dict(os.environ, SINGLE):
         folder = Path(root)
-        shutil.copytree(arguments.model, folder / FROZEN)
+        shutil.copytree(tables.folder, folder / FROZEN)
         for name in dict.fromkeys(["tokenizer", *arguments.contestants]):
             train, needs = CONTESTANTS[name]
             try:

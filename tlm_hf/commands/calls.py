@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import UserError, flag
 from ..option_fields import option
 from ..runs.atomic_files import Json
 
@@ -45,11 +46,17 @@ class ReleaseArguments:
     overwrite: bool = option(False, "With push: also over what others changed since the last release.")
 
 
+OF_STEP = {"release_file": "stage", "data_root": "stage", "dry_run": "push", "public": "push", "overwrite": "push"}
+
+
 def release(arguments: ReleaseArguments) -> Json:
     """Stage, verify, push or compare a family of repositories."""
     from ..hub import push, stage, verify
 
-    output = arguments.output_dir
+    output, none = arguments.output_dir, ReleaseArguments()
+    for name, step in OF_STEP.items():
+        if step != arguments.what and getattr(arguments, name) != getattr(none, name):
+            raise UserError(f"{flag(name)} works only for `tlm release {step}`: leave it out.")
     if arguments.what == "stage":
         return stage.stage(arguments.release_file, output, data_root=arguments.data_root)
     if arguments.what == "push":

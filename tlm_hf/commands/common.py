@@ -90,7 +90,7 @@ class Parser(HfArgumentParser):
         """A YAML file as words of a command line."""
         try:
             options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             self.error(f"the file {file} cannot be read as YAML ({str(error).splitlines()[0]})")
         if not isinstance(options, dict):
             self.error(f"the file {file} holds no options: write `name: value` lines")
@@ -98,7 +98,10 @@ class Parser(HfArgumentParser):
         for name, value in options.items():
             if value is not None:
                 values = value if isinstance(value, list) else [value]
-                words += [f"--{name}", *(each if isinstance(each, str) else json.dumps(each) for each in values)]
+                words += [
+                    f"--{name}",
+                    *(each if isinstance(each, str) else json.dumps(each, default=str) for each in values),
+                ]
         return words
 
 

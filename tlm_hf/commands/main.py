@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     family = words[0].replace("_", "-") if words and not words[0].startswith("-") else ""
     members = [name for name in COMMANDS if name.startswith(f"{family} ")]
     name = " ".join([family, *words[1:2]]) if members else family
+    if not family and words and words[0] not in ("-h", "--help"):
+        _refuse(f"there is no option {words[0]!r} before a command (tlm --help lists the commands).")
     if not family or (members and words[1:2] in ([], ["-h"], ["--help"])):
         print(usage(family))
         return

@@ -29,9 +29,12 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
     rows, labels = [], defaultdict(set)
     seen: set[str] = set()
     for label, pid in enumerate(pids):
+        if not isinstance(relations[pid], list):
+            raise UserError(f"The relation {pid!r} in {file} is not a list of sentences: correct it.")
         for number, item in enumerate(relations[pid]):
             where = f"row {number} of {pid!r} in {file}"
-            if not isinstance(item, dict) or not isinstance(item.get("tokens"), list) or not {"h", "t"} <= item.keys():
+            tokens = item.get("tokens") if isinstance(item, dict) and {"h", "t"} <= item.keys() else None
+            if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
                 raise UserError(f"The {where} is not of the official shape (tokens, h and t): correct it.")
             key = _joined(item["tokens"])
             text = key if entity_markers == "none" else _joined(_marked(item, where))
@@ -68,7 +71,8 @@ def _marked(item: Json, where: str) -> list[str]:
     tokens, is_broken = [*item["tokens"]], False
     places: list[int] = []
     for side in ("h", "t"):
-        span = (item[side][2] or [[]])[0] or [-1]
+        spans = item[side][2:3]  # its name, its Q-id and where it stands
+        span = (spans and spans[0] and spans[0][0]) or [-1]
         is_broken |= span[0] < 0 or span[-1] >= len(tokens) or span != list(range(span[0], span[-1] + 1))
         places += [span[0], span[-1] + 1]
     if is_broken or (places[0] < places[3] and places[2] < places[1]):

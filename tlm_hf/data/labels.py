@@ -35,7 +35,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     if is_guess and are_amounts(names):
         logger.warning("Note: %d numbers are read as classes; --problem-type regression learns amounts.", len(names))
     joined = [name for name in names if "|" in name]
-    if is_guess and (len(joined) > len(names) / 2 or any(set(name.split("|")) <= set(names) for name in joined)):
+    if is_guess and (len(joined) > len(names) / 2 or any(set(name.split("|")) & set(names) for name in joined)):
         logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", joined[0])
     labels_of: dict[str, set[Any]] = defaultdict(set)
     for split, rows in table.splits.items():
@@ -50,6 +50,8 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
                 text, *pair = texts
                 source.rows[split].append(Row(text, label, f"{split}/{place}", "\0".join(texts), *pair))
                 labels_of["\0".join(texts)].add(label)
+    if kind == MULTI and (bare := sum(not row.label for rows in source.rows.values() for row in rows)):
+        source.notes.append(f"{bare} texts have no label")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
@@ -63,7 +65,8 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
     def labels_in(cell: Any) -> list[Any]:
         parts = cell.split("|") if several and isinstance(cell, str) else cell
         parts = parts if several and isinstance(parts, list) else [cell]
-        return [label for part in parts if (label := label_of(part, bool(names))) is not None]
+        known = [label for part in parts if (label := label_of(part, bool(names))) is not None]
+        return [names.index(label) if label in names else label for label in known]
 
     cells = {split: rows[table.label][:] for split, rows in table.splits.items()}
     labels = {split: [labels_in(cell) for cell in of_split] for split, of_split in cells.items()}
@@ -111,7 +114,9 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
     held = shown(odd[0]) if odd else "both"
-    raise UserError(f"{column} holds {held}, and labels are integers or names: {SET_LABEL}, or give --problem-type.")
+    raise UserError(
+        f"{column} holds {held}, and labels are integers or names: {SET_LABEL}, or give --problem-type regression."
+    )
 
 
 def _joined_spellings(cells: list[Any]) -> list[str]:
@@ -136,7 +141,8 @@ def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | No
                 number = math.inf
             if number is not None and not math.isfinite(number):
                 place = table.source.place(split, row)
-                raise UserError(f"The label {shown(cell)} in {place} is not a number: {SET_LABEL}.")
+                remedy = "write a decimal point" if re.fullmatch(r"[+-]?\d+,\d+", str(cell)) else SET_LABEL
+                raise UserError(f"The label {shown(cell)} in {place} is not a number: {remedy}.")
             numbers[split].append(number)
         _check_missing(table, split, numbers[split], table.label)
     return numbers

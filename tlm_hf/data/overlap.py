@@ -130,10 +130,12 @@ def overlap(arguments: OverlapArguments) -> Json:
     length, chosen = arguments.max_length, arguments.tokenizer
     tokenizer = load_tokenizer(chosen) if chosen else train_wordpiece(texts, arguments.vocab_size, length)
     corpus = count_tokens(encode_texts(texts, tokenizer, length))
-    table: Json = {portable_path(name): {} for name in tasks}
+    table: Json = {}
     for name, task in tasks.items():
+        key = name if portable_path(name) in table else portable_path(name)
+        table[key] = {}
         for split in ("train", "test"):
             counts = count_tokens(encode_texts(as_one_text(texts_of(task[split])), tokenizer, length))
-            table[portable_path(name)][split] = measure_overlap(corpus, counts, arguments.min_count)
+            table[key][split] = measure_overlap(corpus, counts, arguments.min_count)
     name = portable_path(arguments.corpus)
     return {"corpus": {"name": name, "texts": len(texts), "tokens": int(corpus.sum())}, "table": table}

@@ -23,6 +23,7 @@ from .task_options import PLAIN, TextFormat
 SPLIT_WORDS = {"train": "train training", "validation": "validation valid val dev"}
 SPLIT_WORDS |= {"test": "test testing eval evaluation"}  # words in the names of files and folders
 TEXT_TYPES = ("string", "large_string")
+LOCAL_REMEDY = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
 BATCH = 1000
 ID = "id"  # column of the row's place in the source, such as `train/17` or `wikipedia/train.parquet/93`
 logger = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ def read_source(
         if revision is not None:
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
         source = _read_local(path, config, written, text_unit)
-    elif name.count("/") == 1 and not path.suffix and not name.startswith((".", "/", "~")):
-        source = Source(_load(name, path=name, name=config, revision=revision))
+    elif name.count("/") == 1 and kind_of(path) is None and not name.startswith((".", "/", "~")):
+        remedy = "check owner/name, and the network"
+        source = Source(_load(name, path=name, name=config, revision=revision, remedy=remedy))
     else:
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
     if not any(map(len, source.splits.values())):
@@ -126,8 +128,13 @@ def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[s
 
 def tables_in(path: Path) -> list[Path]:
     """The files of a folder that can be read, in sorted order; or the file itself."""
-    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if not file.name.startswith(".")]
-    return [file for file in files if kind_of(file) and file.is_file()]
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    hidden = (any(part.startswith(".") for part in file.relative_to(path).parts) for file in files)
+    return [
+        file
+        for file, is_hidden in zip(files, hidden, strict=True)
+        if not is_hidden and kind_of(file) and file.is_file()
+    ]
 
 
 def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str, list[Path]] | None:
@@ -147,10 +154,15 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
     if config is not None:
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
+    unnamed: list[Path] = []
     for file in () if is_plain else filled:
         words = set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower()))
-        for split in [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())][:1]:
-            splits[split].append(file)
+        named = [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())]
+        (splits[named[0]] if named else unnamed).append(file)
+    kinds = {kind_of(file) for of_split in splits.values() for file in of_split}
+    if odd := [file for file in unnamed if kind_of(file) in kinds]:
+        remedy = "put train, validation or test into its name, or move it"
+        raise UserError(f"{odd[0]} is of no split by its name, unlike other files of {path}: {remedy}.")
     return {split: files for split, files in splits.items() if files} or {"train": filled}
 
 
@@ -166,13 +178,12 @@ def _one_format(files: list[Path]) -> str | None:
     return kind
 
 
-def _load(source: str, load: Callable[..., Any] | None = None, **options: Any) -> Any:
+def _load(source: str, load: Callable[..., Any] | None = None, remedy: str = LOCAL_REMEDY, **options: Any) -> Any:
     """`datasets.load_dataset` (or its builder), whose errors become one sentence."""
     try:
         return (load or datasets.load_dataset)(**options)
     except Exception as error:  # the readers raise anything
         reason = first_line(error.__cause__ or error.__context__ or error)
-        remedy = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
         raise UserError(f"{source!r} cannot be read: {reason} ({remedy}).") from error
 
 

@@ -179,11 +179,17 @@ def frame_table(frame: pd.DataFrame) -> pa.Table:
 def _read_excel(file: Path) -> FileTable:
     check_installed("openpyxl")
     with refusing(f"{str(file)!r} cannot be read", "save it as CSV", OSError, ValueError, KeyError, zipfile.BadZipFile):
-        sheets: Json = pd.read_excel(file, sheet_name=None, dtype=str, keep_default_na=False, na_values=[""])
+        options: Json = {"dtype": str, "keep_default_na": False, "na_values": [""]}
+        sheets: Json = pd.read_excel(file, sheet_name=None, header=None, **options)
     name, frame = next(iter(sheets.items()))
     if len(sheets) > 1:
         logger.warning("Note: of the %d sheets of %s the first is read, %r.", len(sheets), file, name)
-    return FileTable(file, frame_table(frame), range(2, len(frame) + 2), "row")
+    frame = frame[frame.notna().any(axis=1).cummax()]  # the first row with a cell has the names
+    if not len(frame):
+        raise UserError(f"{file} is empty: give a file with text in it.")
+    names = [f"column {place}" if pd.isna(cell) else cell.strip() for place, cell in enumerate(frame.iloc[0], 1)]
+    table = _table(file, names, [column[1:] for _, column in frame.items()], pa.string())
+    return FileTable(file, table, [row + 1 for row in frame.index[1:]], "row")
 
 
 def _table(file: Path, names: list[str], columns: Sequence[Any], kind: pa.DataType | None = None) -> pa.Table:
@@ -194,6 +200,10 @@ def _table(file: Path, names: list[str], columns: Sequence[Any], kind: pa.DataTy
     for name, values in zip(names, columns, strict=True):
         try:
             arrays.append(pa.array(values, kind))
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"Column {name!r} of {str(file)!r} has half an emoji ({error.reason}): correct it."
+            ) from error
         except (pa.ArrowException, OverflowError) as error:
             present = [value for value in values if value is not None and value == value]
             if not all(type(value) is int for value in present):

@@ -1,6 +1,7 @@
 """Tables of texts and labels: their columns and splits, their usable rows, and what is left out and counted."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import datasets
 
 from ..errors import UserError, listed
 from .kinds import SINGLE
-from .sources import ID, TEXT_TYPES, Source, check_column
+from .sources import ID, SPLIT_WORDS, TEXT_TYPES, Source, check_column
 
 SPLITS = ("train", "validation", "test")
 OTHER = "other"  # the class that rare classes are merged into
@@ -41,6 +42,13 @@ class TaskSource:
         return self.names if self.problem_type == SINGLE else ["any"]
 
 
+def find_text(features: Mapping[str, Any], *others: str | None) -> str:
+    """The column of texts where none was named: the only one of strings but for `others`, else `text`."""
+    strings = [name for name, each in features.items() if getattr(each, "dtype", "") in TEXT_TYPES]
+    strings = [name for name in strings if name not in (*others, ID)]
+    return strings[0] if len(strings) == 1 else "text"
+
+
 @dataclass(frozen=True)
 class Table:
     """A source with its name for errors, its columns of text and label, and its own splits, else its first as train."""
@@ -60,11 +68,14 @@ class Table:
         classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
         if label == "label" and label not in features and len(classes) == 1:
             label = classes[0]
-        if text is None:
-            others = {each: feature for each, feature in features.items() if each not in (label, ID)}
-            strings = [each for each, feature in others.items() if getattr(feature, "dtype", "") in TEXT_TYPES]
-            text = strings[0] if len(strings) == 1 else "text"
-        splits = {split: source.splits[split] for split in SPLITS if split in source.splits}
+        text = text or find_text(features, label, pair)
+        names = {
+            split: [name for name in source.splits if name == split or name in SPLIT_WORDS[split].split()]
+            for split in SPLITS
+        }
+        splits = {
+            split: source.splits[split if split in found else found[0]] for split, found in names.items() if found
+        }
         splits = splits or {"train": next(iter(source.splits.values()))}
         for rows in splits.values():
             check_column(rows, text, name, "--text-column")

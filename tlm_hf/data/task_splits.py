@@ -91,9 +91,9 @@ def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> 
             if not rows:
                 raise UserError(
                     f"The class {shown(label)} of {name!r} has no {split} text left: a class needs at least {needed} "
-                    "different texts (and one in a test split), so give more of it, ask for fewer of the other splits "
-                    "(--test-per-label, --validation-per-label), leave small classes out (--drop-rare-classes N), or "
-                    "make them one (--merge-rare-classes N)."
+                    "different texts, so give more of it, leave small classes out (--drop-rare-classes N), merge them "
+                    "(--merge-rare-classes N), set --label-column, or, where a command has --test-per-label and "
+                    "--validation-per-label, ask for fewer."
                 )
             if source.problem_type == REGRESSION and len({row.label for row in rows}) < 2:
                 raise UserError(f"Every number of the {split} split of {name!r} is equal: give more rows.")

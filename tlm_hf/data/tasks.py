@@ -47,8 +47,9 @@ KNOWN = {
     # Of the paper's 630 training texts a tenth is held out.
     "fewrel": KnownTask(None, None, "tokens", (), train_per_label=567, test_per_label=70),
 }
-UNUSED = {OBJECT: {"task_config", "task_revision"}, "fewrel": {"text_column", "task_config", "task_revision"}}
-UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed"}  # options of no use, beside those of tables
+UNUSED = {OBJECT: {"task_config", "task_revision"}}  # options of no use, beside those of tables
+UNUSED["fewrel"] = UNUSED[OBJECT] | {"text_column", "label_column"}
+UNUSED["docstrings"] = UNUSED["fewrel"] | {"train_seed", "task_path"}
 LABEL_WORDS = {SINGLE: "class", MULTI: "set of labels", REGRESSION: "number"}
 KEYWORDS = {"path": "task_path", "config": "task_config", "revision": "task_revision", "seed": "task_seed"}
 KEYWORDS |= {"root": "data_root"}  # keywords of `load_task` with another name among a command's options
@@ -71,6 +72,10 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
 def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datasets.DatasetDict:
     """The task that options choose; a function's may be a table. With `every_class` each split has every class."""
     table, given = None, arguments.task
+    if not isinstance(given, str | datasets.Dataset | datasets.DatasetDict):
+        raise UserError(
+            f"A task is a name, a path or a data set, not {type(given).__name__}: give a DataFrame or Dataset."
+        )
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
         table, arguments = Source(splits.with_format(None)), replace(arguments, task=OBJECT)

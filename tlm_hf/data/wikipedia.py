@@ -69,6 +69,8 @@ class _Wikipedia:
         index = cached(self._cache / "row_groups.arrow", INDEX, self._read_index)
         pieces = {f"{row['file']}#{row['group']}": row for row in index.to_list()}
         names = sorted(pieces)
+        if len(names) < 2:
+            raise UserError(f"{self.name} is one piece, none of which could be held out: choose a larger Wikipedia.")
         count = max(1, round(HELD_OUT_SHARE * len(names)))
         held_out = [names[place] for place in seeded_order(names, "validation")][:count]
         trained_on = [names[place] for place in seeded_order(names, seed)]

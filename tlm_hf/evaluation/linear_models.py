@@ -1,6 +1,7 @@
 """The baselines: a linear model on TF-IDF, or on a frozen sentence encoder, of the kind and C best on validation."""
 
 import importlib.resources
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +51,10 @@ def fit_tfidf(task: datasets.DatasetDict, refit: bool = False) -> tuple[Json, Pi
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     texts = {split: as_one_text(texts_of(task[split])) for split in task}
-    features = FeatureUnion([("words", words), ("letters", letters)]).fit(texts["train"])
+    parts = [("words", words), ("letters", letters)]
+    if not any(re.search(r"\b\w\w", text) for text in texts["train"]):
+        parts = parts[1:]  # scikit-learn has no words of one letter, nor of emoji
+    features = FeatureUnion(parts).fit(texts["train"])
     inputs, final = {split: features.transform(rows) for split, rows in texts.items()}, None
     rows, problem_type = task["train"], problem_of(task)
     if refit:

@@ -19,6 +19,7 @@ from scipy.special import expit, softmax
 from transformers import PreTrainedConfig
 
 from ..data.sources import check_column, read_source, tables_in
+from ..data.tables import find_text
 from ..data.task_options import TextFormat
 from ..errors import UserError, check_range, flag
 from ..export import freeze_if_possible, load_for_inference
@@ -56,7 +57,7 @@ class PredictArguments(TextFormat):
     model: str = option("", "Classifier, committee (frozen or not), or ONNX export: folder or Hub name.")
     texts: list[str] = option(list, "Texts to classify.")
     input: str | None = option(None, "Table, text file, or folder of them (all are read), in place of --texts.")
-    text_column: str = option("text", "Column of --input that holds the text.")
+    text_column: str | None = option(None, "Column of --input of the text (default: text, or the only one of strings).")
     on_empty: str = option("keep", "Rows without text: empty predictions, or error.", choices=["keep", "error"])
     text_pair_column: str | None = option(None, "Column of --input that holds the second text of each pair.")
     threshold: float | None = option(None, "With several labels a text: the least probability (default: the model's).")
@@ -85,14 +86,17 @@ def predict(
     if isinstance(texts, str):
         raise UserError("predict takes a list of texts: put the text into brackets.")
     if isinstance(texts, datasets.Dataset):
-        read = texts.select_columns([name for name in texts.column_names if name in (text_column, text_pair_column)])
-        texts = _texts_in(read.with_format("arrow")[:], text_column, text_pair_column)
+        names = [name for name in (text_column, text_pair_column) if name is not None]
+        for name in names:
+            check_column(texts, name, "the data set", "text_column or text_pair_column")
+        texts = _texts_in(texts.select_columns(names).with_format("arrow")[:], text_column, text_pair_column)
+    texts = [tuple(text) if isinstance(text, list) else text for text in texts]
     are_pairs = len(texts) > 0 and isinstance(texts[0], tuple)
     for row, text in enumerate(texts):
         parts = text if are_pairs and isinstance(text, tuple) else (text,)
         if len(parts) != 1 + are_pairs or not all(isinstance(part, str) for part in parts):
             raise UserError(f"Row {row} (from 0) has no text: fill or drop it.")
-    predictions, truncated = _classify(list(texts), model, batch_size, threshold, freeze, show_progress=False)
+    predictions, truncated = _classify(texts, model, batch_size, threshold, freeze, show_progress=False)
     if truncated:
         logger.warning("%d of %d texts are longer than the model and were truncated.", truncated, len(texts))
     return predictions
@@ -107,7 +111,10 @@ def predict_command(arguments: PredictArguments) -> Json:
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
     if bool(arguments.texts) == (arguments.input is not None):
-        raise UserError("predict needs either --texts or --input, a table or a file of lines.")
+        fault = (
+            "takes --texts or --input, not both" if arguments.texts else "needs --texts, or --input (a table or lines)"
+        )
+        raise UserError(f"predict {fault}.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else output_file(arguments.output)
@@ -115,8 +122,8 @@ def predict_command(arguments: PredictArguments) -> Json:
         raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
     if target is not None and arguments.input and target == Path(arguments.input).expanduser().resolve():
         raise UserError(f"--output {target} is the input itself: name another file.")
-    table, place = _read_input(arguments)
-    texts = _texts_in(table, arguments.text_column, arguments.text_pair_column)
+    table, column, place = _read_input(arguments)
+    texts = _texts_in(table, column, arguments.text_pair_column)
     empty = [row for row, text in enumerate(texts) if text is None]
     if empty and arguments.on_empty == "error":
         raise UserError(f"There is no text in {place(empty[0])} ({len(empty)} such rows): fill or drop them.")
@@ -180,23 +187,31 @@ def _describe(logits: np.ndarray, config: PreTrainedConfig, threshold: float | N
     least = getattr(config, "threshold", 0.5) if threshold is None else threshold
     answers = []
     for index, row in enumerate(values):
-        by_name = {name: round(float(value), 6) for name, value in zip(names, row, strict=True)}
+        by_name = {name: _rounded(value) for name, value in zip(names, row, strict=True)}
         best = names[logits[index].argmax()]
-        doubt: Json = {name: round(doubts[name][index], 6) for name in UNCERTAINTY if name in doubts}
+        doubt: Json = {name: _rounded(doubts[name][index]) for name in UNCERTAINTY if name in doubts}
         if problem_type == REGRESSION:
             answers.append(Prediction(value=by_name[names[0]] if len(names) == 1 else by_name, **doubt))
         elif problem_type == MULTI:
-            chosen = [name for name in names if by_name[name] >= least]
+            chosen = [name for name, value in zip(names, row, strict=True) if value >= least]
             answers.append(Prediction(labels=chosen, probabilities=by_name, **doubt))
         else:
             answers.append(Prediction(best, by_name[best], probabilities=by_name, **doubt))
     return answers
 
 
-def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], str]]:
-    """All rows, with the file or split that they are of where there are several; and where a row is, as editors say."""
+def _rounded(value: float) -> float:
+    """To six digits, whatever the size."""
+    return float(f"{value:.6g}")
+
+
+def _read_input(arguments: PredictArguments) -> tuple[pa.Table, str, Callable[[int], str]]:
+    """All rows, with the file or split that they are of where there are several; their column of text, as a task's.
+
+    And a function that says where a row is, as editors do.
+    """
     if arguments.input is None:
-        return pa.table({arguments.text_column: arguments.texts}), lambda row: f"text {row + 1}"
+        return pa.table({"text": arguments.texts}), "text", lambda row: f"text {row + 1}"
     path, files = Path(arguments.input).expanduser(), {arguments.input: arguments.input}
     is_folder = path.is_dir() and not (path / "README.md").is_file()  # a card says which files are which split
     if is_folder:
@@ -205,8 +220,10 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], 
     parts = [(name, source, split) for name, source in sources.items() for split in source.splits]
     columns = [column for _, source, split in parts for column in source.splits[split].column_names]
     title, tables = _free_name("file" if is_folder else "split", columns), []
+    features = parts[0][1].splits[parts[0][2]].features
+    text_column = arguments.text_column or find_text(features, "label", arguments.text_pair_column)
     for name, source, split in parts:
-        check_column(source.splits[split], arguments.text_column, name, "--text-column")
+        check_column(source.splits[split], text_column, name, "--text-column")
         table = source.splits[split].with_format("arrow")[:]
         if len(parts) > 1:
             table = table.append_column(title, pa.array([name if is_folder else split] * len(table)))
@@ -221,7 +238,7 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, Callable[[int], 
         part = int(np.searchsorted(starts, row, "right")) - 1
         return parts[part][1].place(parts[part][2], row - int(starts[part]))
 
-    return whole, place
+    return whole, text_column, place
 
 
 def _free_name(name: str, used: Sequence[str]) -> str:

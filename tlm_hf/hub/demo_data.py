@@ -25,7 +25,7 @@ from ..evaluation.calibration import choose_temperature, expected_calibration_er
 from ..evaluation.classifier_facts import load_task_of
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
-from ..loading import load_classifier, load_classifier_tokenizer, match_labels
+from ..loading import COMMITTEES, load_classifier, load_classifier_tokenizer, match_labels
 from ..models.combination_committee import SINGLE, combine
 from ..option_fields import option
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
@@ -56,10 +56,14 @@ def make_demo(arguments: DemoArguments) -> Json:
     committees, deep, encoders = (_read_pairs(arguments, flag) for flag in ("committees", "deep", "encoders"))
     if not committees or not encoders or not deep.keys() <= committees.keys():
         raise UserError("demo needs --committees TASK=FOLDER, one of --encoders, and --deep for the same tasks alone.")
-    tokenizer, destination = load_tokenizer(str(next(iter(encoders.values())))), Path(arguments.output_dir)
+    tokenizer = load_tokenizer(str(next(iter(encoders.values()))))
+    destination = Path(arguments.output_dir).expanduser().resolve()
+    _check_replaceable(destination, [*committees.values(), *deep.values(), *encoders.values()])
+    if arguments.study is not None and not {"rows", "reference"} <= read_json(arguments.study).keys():
+        raise UserError(f"--study {arguments.study} is not of a study: name the rows.json of its report.")
 
     def relative(folder: Path) -> str:
-        return Path(os.path.relpath(folder.resolve(), destination.resolve())).as_posix()
+        return Path(os.path.relpath(folder.resolve(), destination)).as_posix()
 
     with whole_folder(destination) as folder:
         tasks = []
@@ -78,6 +82,14 @@ def make_demo(arguments: DemoArguments) -> Json:
             demo["study"] = shutil.copyfile(arguments.study, folder / STUDY_FILE).name
         write_json(folder / DEMO_FILE, demo)
     return {"demo": portable_path(str(destination / DEMO_FILE)), "tasks": list(committees)}
+
+
+def _check_replaceable(destination: Path, inputs: list[Path]) -> None:
+    for folder in inputs:
+        if destination in (folder.resolve(), *folder.resolve().parents):
+            raise UserError(f"The output folder {destination} holds {folder}: choose another --output-dir.")
+    if destination.exists() and not (destination / DEMO_FILE).is_file() and any(destination.glob("*")):
+        raise UserError(f"The output folder {destination} holds other files: choose another --output-dir.")
 
 
 def known_texts(name: str) -> Json:
@@ -122,6 +134,8 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
         return predict_logits(model, tokenizer, task[split]["text"][:], **options)[0][..., order]
 
     model = load_classifier(str(committee))
+    if model.config.model_type not in COMMITTEES:
+        raise UserError(f"{committee} is no committee: name it with --deep, or join it with tlm committee.")
     count, combination = model.config.num_members, model.config.combination
     if count > MOST_MEMBERS:
         raise UserError(f"The committee {committee} has {count} members: show at most {MOST_MEMBERS}.")

@@ -71,8 +71,14 @@ def flush_tree(folder: Path) -> None:
 def whole_folder(destination: Path) -> Iterator[Path]:
     """A new folder to fill, which then takes the place of `destination`; after an error nothing has changed."""
     partial, old = (destination.with_name(f".{destination.name}.{word}") for word in ("partial", "old"))
-    for rest in (partial, old):
-        shutil.rmtree(rest, ignore_errors=True)
+
+    def clean() -> None:
+        if old.exists() and not destination.exists():  # a kill or an interrupt came between the two renames
+            old.rename(destination)
+        for rest in (partial, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+    clean()
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -81,8 +87,7 @@ def whole_folder(destination: Path) -> Iterator[Path]:
             destination.rename(old)
         partial.rename(destination)
     finally:
-        for rest in (partial, old):
-            shutil.rmtree(rest, ignore_errors=True)
+        clean()
 
 
 def flush(path: Path) -> None:

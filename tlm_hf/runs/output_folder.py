@@ -1,7 +1,9 @@
 """Output folders of long work: each belongs to one run, says so in `run.json`, and the same command continues it."""
 
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from .atomic_files import Json, flush_tree, lock, read_json, write_json
 from .checkpoints import DAMAGED, PARTIAL, last_whole, list_checkpoints, writing
 from .provenance import commit, portable, provenance
 
+logger = logging.getLogger(__name__)
 RUN_FILE, LOCK = "run.json", ".lock"
 RESULTS_FILE = "results.json"  # written last
 HARMLESS = (".log", ".tmp", LOCK)  # endings in a new run's folder: logs, and what a process killed at its start leaves
@@ -24,8 +27,14 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _difference(name: str, before: Any, now: Any) -> str:
+    if None not in (before, now) and re.search(r"\b[0-9a-f]{64}\b", f"{before}"):
+        return f"another {name.removesuffix('_sha256')} than there"
+    return f"{name} {before!r} there and {now!r} here"
+
+
 class Run:
-    """The output folder of one run, locked until the run or this process ends: two commands never share it.
+    """The output folder of one run, locked until the run or this process ends: two processes never share it.
 
     `settings` are all that decides the result, inputs' hashes included, as JSON values. Raises UserError where the
     folder holds something else, a run with other settings, or one that another process works on.
@@ -45,6 +54,7 @@ class Run:
         if not is_main_process():
             return
         if self.results is not None:
+            logger.info("%s is finished: what was found then follows.", self.folder)
             self._remove_checkpoints()  # killed between its results and this
             return
         try:
@@ -72,7 +82,7 @@ class Run:
         if not differing or (differing == ["threads"] and self.results is not None):
             return
         shown = ["kind"] if "kind" in differing else differing[:3]
-        details = ", ".join(f"{name} {before.get(name)!r} there and {now.get(name)!r} here" for name in shown)
+        details = ", ".join(_difference(name, before.get(name), now.get(name)) for name in shown)
         remedy = "choose another --output-dir, or delete that folder"
         if differing == ["threads"]:  # another number of them rounds otherwise
             remedy = f"add --num-threads {before['threads']}"

@@ -51,7 +51,9 @@ def command_line(arguments: list[str] | None = None) -> str:
             rest[index] = "--hub-token=***"
         elif index and re.fullmatch(r"--hub[-_]token", rest[index - 1]):
             rest[index] = "***"
-    return " ".join([name, *(word if word.startswith("$") else shlex.quote(word) for word in portable(rest))])
+    return " ".join(
+        [name, *(word if re.fullmatch(r"\$\w+(/[\w./-]*)?", word) else shlex.quote(word) for word in portable(rest))]
+    )
 
 
 def commit() -> str | None:

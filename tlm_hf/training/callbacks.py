@@ -44,11 +44,12 @@ class StepClock(TrainerCallback):
     @contextlib.contextmanager
     def apart(self, kind: str) -> Iterator[None]:
         """Leave the time of the block out and book it under `kind`."""
-        start = _now()
+        start, before = _now(), self._start.copy()
         try:
             yield
         finally:
-            spent = _now() - start
+            inner = self._start - before  # of an evaluation within one, of several sets
+            spent = _now() - start - inner
             self.apart_seconds[kind] += float(spent[0])
             self._start = self._start + spent
 
@@ -137,7 +138,11 @@ class Patience(TrainerCallback):
 
     def _is_over(self, state: TrainerState) -> bool:
         per_step = (state.epoch or 0.0) / max(1, state.global_step)
-        return (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5  # epochs since it
+        # Within an epoch an interrupt saves too, before the evaluation that may find a better one.
+        return (
+            _epoch_is_whole(state)
+            and (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5
+        )  # epochs since it
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         control.should_training_stop |= self._is_over(state)

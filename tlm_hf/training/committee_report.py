@@ -39,6 +39,8 @@ COMMITTEE, LINEAR = "committee", "TF-IDF + linear model"
 TRIVIAL = {SINGLE: "majority class", MULTI: "commonest labels", REGRESSION: "mean of the training rows"}  # no text
 LISTED = 10  # doubtful rows
 HELPFUL = 1.0  # points that the second half of the rows must bring for more rows to be worth it
+MANY_TESTED = 50  # test rows below which a warning is due
+CERTAIN = 0.9  # probability from which no answer is listed as uncertain
 README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"
 LATENCY_ROUNDS = 30
 CURVE_FILE = "learning_curve.png"
@@ -120,7 +122,10 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
         predicted, labelled = ([_name(names, each) for each in rows] for rows in (answers, labels))
     columns = {"label": labelled, "predicted": predicted, "probability": probabilities}
     table = pd.DataFrame({"text": as_one_text(texts_of(test)), **columns}, dtype=object)
-    chosen = [np.argsort(-doubt, kind="stable"), np.argsort(-error, kind="stable")[: (error >= 0).sum()]]
+    chosen = [
+        np.argsort(-doubt, kind="stable")[: (doubt > -CERTAIN).sum()],
+        np.argsort(-error, kind="stable")[: (error >= 0).sum()],
+    ]
     return {title: table.iloc[rows[:LISTED]].to_dict("records") for title, rows in zip(titles, chosen, strict=True)}
 
 
@@ -160,6 +165,8 @@ def notes(results: Json) -> dict[str, list[str]]:
         f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows, with 95% intervals: "
         "of other rows, not of other seeds."
     ]
+    if counts["test"] < MANY_TESTED:
+        about.append(f"{counts['test']} test rows are few, so their scores say little.")
     if facts["longer"]:
         cut = f"{facts['longer']:,} texts are longer than {facts['max_length']} tokens and are cut"
         about.append(f"{cut} ({facts['share_beyond']:.1%} of all tokens).")
@@ -169,7 +176,7 @@ def notes(results: Json) -> dict[str, list[str]]:
     gain, metric = Interval(**curve["gain"]), METRICS[curve["metric"]]
     if gain.low > 0:
         more = "More labels would help."
-    elif 100 * gain.high < HELPFUL:
+    elif 100 * gain.high < HELPFUL and counts["test"] >= MANY_TESTED:
         more = "More labels of the same kind would help little."
     else:
         more = "That is within chance, so these test rows cannot tell whether more labels would help."

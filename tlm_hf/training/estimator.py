@@ -1,12 +1,16 @@
 """A committee as a scikit-learn classifier of texts, for pipelines, cross-validation and grid search."""
 
+import contextlib
+import logging
+import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
@@ -14,13 +18,38 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.kinds import label_feature
-from ..errors import UserError
+from ..errors import UserError, shown
 from ..evaluation.scoring import predict_logits
 from ..models.combination_committee import MULTI, SINGLE
 from .train_committee import train_from_table
 from .train_committee_options import OwnDataArguments
 
+logger = logging.getLogger(__name__)
 HELD_OUT = 0.15
+
+
+def _texts_in(X: Sequence[str]) -> list[str]:
+    if getattr(X, "ndim", 1) != 1:
+        raise UserError("X has several columns: give one column of texts.")
+    texts = list(X)  # a pandas Series is indexed by its own labels
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"X has {shown(text)} at {place} (from 0), which is no text: fill or drop it.")
+    return texts
+
+
+@contextlib.contextmanager
+def _unchanged() -> Iterator[None]:
+    """Give the caller its random numbers and torch its threads back, which a training in this process sets."""
+    of_python, threads = random.getstate(), torch.get_num_threads()
+    of_numpy = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            torch.set_num_threads(threads)
 
 
 @dataclass(eq=False, repr=False)
@@ -47,8 +76,12 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
 
         ValueError for another number of labels.
         """
-        texts, y = [str(text) for text in X], np.asarray(y)  # a pandas Series is indexed by its own labels
+        texts, y = _texts_in(X), np.asarray(y)
         check_consistent_length(texts, y)
+        filled = np.array([bool(text.strip()) for text in texts], dtype=bool)
+        if not filled.all():
+            logger.warning("%d texts are blank and were left out.", (~filled).sum())
+            texts, y = [text for text in texts if text.strip()], y[filled]
         self.several_ = y.ndim == 2 and y.shape[1] > 1
         if self.several_:
             if not set(y.ravel().tolist()) <= {0, 1}:
@@ -75,8 +108,8 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         for split, chosen in (("train", train), ("validation", validation), ("test", aside)):
             rows = {"text": [texts[place] for place in chosen], "label": [cells[place] for place in chosen]}
             splits[split] = datasets.Dataset.from_dict(rows, features=features)
-        options = {**self.get_params(), "encoder": list(self.encoder or [])}
-        with tempfile.TemporaryDirectory() as folder:
+        options = {**self.get_params(), "encoder": self.encoder or []}
+        with tempfile.TemporaryDirectory() as folder, _unchanged():
             _, _, joined = train_from_table(splits, OwnDataArguments(output_dir=f"{folder}/out", **options))
         assert joined is not None  # the folder is new
         self.committee_, self.tokenizer_ = joined.committee, joined.tokenizer
@@ -85,7 +118,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Sequence[str]) -> np.ndarray:
         """Probabilities (n, classes) of n texts, in the order of `classes_`; of several labels each for itself."""
         check_is_fitted(self, "committee_")
-        logits, _ = predict_logits(self.committee_, self.tokenizer_, [str(text) for text in X])
+        logits, _ = predict_logits(self.committee_, self.tokenizer_, _texts_in(X))
         return np.asarray(expit(logits.astype(float)) if self.several_ else softmax(logits, axis=-1))
 
     def predict(self, X: Sequence[str]) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,12 +79,17 @@ def finetune(**options: Any) -> Json:
         model.config.entity_markers = chosen.task.entity_markers
 
     # 2. The output folder
-    push = prepare_push(chosen.training, arguments)
     report_processes(arguments)
     settings = chosen.settings() | {"batch_size": rows_per_step(arguments), "threads": torch.get_num_threads()}
     settings |= {"tokenizer_sha256": tokenizer_hash(tokenizer), "task_sha256": task_hash(task)}
+    settings["labels"] = class_names(task)
     settings["weights"] = NEW if classifier.from_scratch else weights_hash(classifier.model)
     run = Run(arguments.output_dir, "finetune", settings)
+    try:
+        push = prepare_push(chosen.training, arguments)
+    except UserError:
+        run.discard()
+        raise
     if run.results is not None:
         push(run.folder)
         return run.results
@@ -183,18 +188,19 @@ def warn_of_imbalance(task: datasets.DatasetDict, class_weights: str | None) -> 
     return imbalanced
 
 
-def drop_tokens(rows: dict[str, list[Any]], share: float) -> dict[str, list[Any]]:
-    """Leave out tokens of `input_ids` at random (torch's generator), never the first and the last of a text."""
-    columns = [name for name in ("input_ids", "token_type_ids") if name in rows]
-    shortened: dict[str, list[Any]] = {name: [] for name in columns}
-    for each in zip(*(rows[name] for name in columns), strict=True):
-        keeps = torch.rand(len(each[0])) >= share
-        keeps[[0, -1]] = True
-        if len(each) > 1:
-            keeps[each[1].index(1) - 1] = True  # the [SEP] between the texts
-        for name, values in zip(columns, each, strict=True):
-            shortened[name].append([value for value, keep in zip(values, keeps.tolist(), strict=True) if keep])
-    return {**rows, **shortened}
+def drop_tokens(inputs: dict[str, torch.Tensor], share: float, kept: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Leave out tokens of a batch (texts, tokens) at random (torch's generator), never those of the ids `kept`.
+
+    The others move up, so that rows end in padding, `attention_mask` 0.
+    """
+    ids, known = inputs["input_ids"], inputs["attention_mask"].bool()
+    chosen = (torch.rand(ids.shape) >= share).to(ids.device) | torch.isin(ids, torch.tensor(kept, device=ids.device))
+    known &= chosen
+    order = (~known).byte().argsort(dim=1, stable=True)[:, : int(known.sum(dim=1).max())]
+    moved: dict[str, torch.Tensor] = {
+        name: inputs[name].gather(1, order) for name in ("input_ids", "token_type_ids") if name in inputs
+    }
+    return {**inputs, **moved, "attention_mask": known.gather(1, order).long()}
 
 
 def _balanced_loss(labels: np.ndarray, smoothing: float) -> Callable[..., torch.Tensor]:
@@ -218,15 +224,17 @@ def _build_trainer(
         if problem_type != SINGLE:
             labels = scaled_labels(task, split).astype("float32").tolist()
             rows[split] = rows[split].remove_columns("labels").add_column("labels", labels)
-    if schedule.token_dropout:
-        rows["train"].set_transform(partial(drop_tokens, share=schedule.token_dropout))
     if "metric_for_best_model" not in options.training:
         if warn_of_imbalance(task, schedule.class_weights):
             arguments.metric_for_best_model = "macro_f1"
         if problem_type != SINGLE:
             arguments.metric_for_best_model = "loss" if problem_type == REGRESSION else HEADLINE[MULTI]
             arguments.greater_is_better = problem_type == MULTI
-    loss = rate = None
+    loss = rate = change = None
+    if schedule.token_dropout:
+        change = partial(
+            drop_tokens, share=schedule.token_dropout, kept=[tokenizer.cls_token_id, tokenizer.sep_token_id]
+        )
     if schedule.class_weights == "balanced":
         loss = _balanced_loss(labels_of(task["train"]), arguments.label_smoothing_factor)
     if schedule.schedule == "paper":
@@ -239,6 +247,7 @@ def _build_trainer(
     trainer = RunTrainer(
         rate=rate,
         decays_everything=rate is not None,
+        change=change,
         model=model,
         args=arguments,
         train_dataset=rows["train"],

@@ -61,7 +61,7 @@ RANGES = {
     )
     for name in names.split()
 }
-EXCLUSIVE = {"batch_size": ["per_device_train_batch_size"], "time_budget": ["max_steps", "num_members"]}
+EXCLUSIVE = {"batch_size": ["per_device_train_batch_size"], "time_budget": ["max_steps", "num_train_epochs"]}
 
 
 @dataclass

@@ -55,24 +55,24 @@ def pretrain(**options: Any) -> Json:
 
     # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
     training = _Pretraining(chosen, arguments)
-    push = prepare_push(chosen.training, arguments)
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
     report_processes(arguments)
     settings = training.settings() | {"corpus_sha256": corpus_hash(corpus), "threads": torch.get_num_threads()}
     run = Run(arguments.output_dir, "pretrain", settings)
-    if run.results is not None:
-        push(run.folder)
-        return run.results
     try:
+        push = prepare_push(chosen.training, arguments)
+        if run.results is not None:
+            push(run.folder)
+            return run.results
         training.prepare(corpus)
+        steps = training.choose_steps(run.folder, started)
     except UserError:
         run.discard()
         raise
 
     # 3. Train
-    steps = training.choose_steps(run.folder, started)
     trainer = training.build_trainer(steps, arguments.output_dir)
     trainer.train(resume_from_checkpoint=run.last_checkpoint())
 
@@ -156,11 +156,9 @@ class _Pretraining:
         if held_out_masks(tokenizer, self.held_out) is None:
             raise UserError(f"The texts held out of {name} have no token to mask: give more text.")
         self.rows = None
-        start = time.process_time()
         if self.options.schedule.initialization == "counts":
             whole = Windows(tokens, tokenizer, LONGEST_COUNTED, split=False, shortest=0)
             self.rows = count_rows(whole, len(tokenizer), config.hidden_size, tokenizer.all_special_ids)
-        self.counting_cpu_seconds = time.process_time() - start
 
     def choose_steps(self, folder: Path, started: float) -> int:
         """Number of optimizer steps: as given, from the epochs, or what fits into the time budget."""
@@ -217,7 +215,8 @@ class _Pretraining:
 
     def describe(self, trainer: RunTrainer, steps: int) -> Json:
         """What the results say; every process scores the encoder."""
-        model = trainer.model
+        # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         return {
             "model": self.name,
             "corpus": source_name(self.options.corpus.corpus),
@@ -231,7 +230,6 @@ class _Pretraining:
             "tokens_per_epoch": int(self.texts.lengths.sum(dtype=np.int64)),
             "held_out": masked_lm_score(model, self.tokenizer, self.held_out),
             "speed": trainer.clock.summary(),
-            "counting_cpu_seconds": self.counting_cpu_seconds,
             "history": trainer.state.log_history,
             "seconds_since_start_or_continuation": time.perf_counter() - trainer.started,
             "continued_from_step": trainer.continued_from_step,

@@ -140,6 +140,8 @@ class PretrainOptions(NamedTuple):
             raise UserError(f"--mlm-probability is {share}: no token would be masked; give 0.15 or so.")
         if masking.time_budget is not None:
             parse_duration(masking.time_budget)
+            if options.output.num_members is not None:
+                raise UserError("--time-budget is for one encoder: with --num-members give --max-steps.")
         if model.model is None:
             check_memory(options, options.config())
         return options

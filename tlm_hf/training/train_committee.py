@@ -122,6 +122,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     output = Path(arguments.output_dir or f"outputs/{name}-committee").expanduser()
     settings = {name: value for name, value in vars(arguments).items() if name not in NOT_DECISIVE}
     settings |= {"encoder": [loading.weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
+    settings |= {"labels": class_names(task)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return output, run.results, None
@@ -220,8 +221,10 @@ def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, SHORT, math.inf, "max_length")
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)
-        if arguments.encoder == [OWN_TEXT]:
+        if arguments.encoder in (OWN_TEXT, [OWN_TEXT]):
             raise UserError("--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps instead.")
+    if isinstance(arguments.encoder, str):
+        arguments.encoder = [arguments.encoder]
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
     encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder or list(pretrained())
     if unused and encoders:

@@ -53,7 +53,9 @@ class RunTrainer(Trainer):
     weight that is not finite stops the run at the next log line or checkpoint, and the last good checkpoint stays.
 
     Beside Trainer's arguments, `scorer` computes the metrics of `evaluate` from the model, `rate` gives the share of
-    the peak learning rate of `(step, steps)`, and `decays_everything` is weight decay for biases and LayerNorms too.
+    the peak learning rate of `(step, steps)`, `decays_everything` is weight decay for biases and LayerNorms too, and
+    `change` changes the inputs of a training step: what it draws, a continued run draws again, unlike a collator, which
+    works ahead of the steps.
     """
 
     def __init__(
@@ -62,9 +64,10 @@ class RunTrainer(Trainer):
         scorer: Callable[[torch.nn.Module], dict[str, float]] | None = None,
         rate: Callable[[int, int], float] | None = None,
         decays_everything: bool = False,
+        change: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.scorer, self.rate, self.decays_everything = scorer, rate, decays_everything
+        self.scorer, self.rate, self.decays_everything, self.change = scorer, rate, decays_everything, change
         super().__init__(*args, **kwargs)
         self.clock, self.interrupt = StepClock(), Interrupt()
         restore = TrainerCallback()
@@ -94,6 +97,8 @@ class RunTrainer(Trainer):
             if before != now:
                 began = f"The run began with {before} process{'es' * (before > 1)} and continues with {now}"
                 logger.warning("%s: same texts and masks, but sums, dropout and so the bits will differ.", began)
+        if self._continued is not None:
+            logger.info("Continuing from step %d.", self.continued_from_step)
         with self.interrupt.during():
             return super().train(str(chosen) if chosen else None, **kwargs)
 
@@ -118,6 +123,7 @@ class RunTrainer(Trainer):
         self._globalstep_last_logged = running["last_logged_step"]
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        inputs = inputs if self.change is None else self.change(inputs)
         self.clock.count(inputs)
         return super().training_step(model, inputs, *args, **kwargs)
 
