@@ -28,7 +28,7 @@ def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[obj
 def no_model(source: str, error: Exception) -> UserError:
     """The error for a name that is no folder, with what the Hub said."""
     here = "no folder of that name is here (train it first, or check the path)"
-    return UserError(f"There is no model {source!r}: {here}, and the Hub gave none ({first_line(error)}).")
+    return UserError(f"There is no model {source!r}: {here}, and the Hub lookup failed ({first_line(error)}).")
 
 
 def shown(value: Any) -> str:

@@ -23,6 +23,7 @@ from .models.modeling_committee import CommitteeForSequenceClassification
 from .models.modeling_frozen import FrozenCommitteeForSequenceClassification
 from .models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from .runs.atomic_files import Json, read_json
+from .runs.provenance import portable_path
 
 logger = logging.getLogger(__name__)
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -151,6 +152,11 @@ def match_labels(model: PreTrainedModel, source: str, task: str, names: list[str
 def trained_on_another_split(source: str, *task_sha256: str) -> bool:
     """Whether the folder's own results say that it was fine-tuned on other rows than the tasks with these hashes."""
     return _own_results(source).get("settings", {}).get("task_sha256") not in (None, *task_sha256)
+
+
+def trained_on_file(source: str, task: str) -> bool:
+    """Whether the folder's own results say that it was trained on rows of this file or folder."""
+    return portable_path(task) in [_own_results(source).get(name) for name in ("task", "data")]
 
 
 def _own_results(source: str) -> Json:

@@ -323,7 +323,7 @@ class TextToLabelArguments(TimingArguments):
     task: str = option("ag_news", "Task whose test texts are classified.")
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
     num_texts: int = option(2000, "Texts of a timed pass.")
-    contestants: list[str] = option(lambda: list(CONTESTANTS), "Who is timed.", choices=list(CONTESTANTS))
+    contestants: list[str] = option(lambda: list(CONTESTANTS), "Models to time.", choices=list(CONTESTANTS))
 
 
 def benchmark_text_to_label(arguments: TextToLabelArguments) -> Json:

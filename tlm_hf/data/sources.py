@@ -157,8 +157,8 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
     unnamed: list[Path] = []
     for file in () if is_plain else filled:
         words = set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower()))
-        named = [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())]
-        (splits[named[0]] if named else unnamed).append(file)
+        of_name = [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())]
+        (splits[of_name[0]] if of_name else unnamed).append(file)
     kinds = {kind_of(file) for of_split in splits.values() for file in of_split}
     if odd := [file for file in unnamed if kind_of(file) in kinds]:
         remedy = "put train, validation or test into its name, or move it"

@@ -45,8 +45,8 @@ class TableFormat(TextFormat):
     text_pair_column: str | None = option(None, "Column of the second text, where rows are pairs of texts.")
     label_column: str = option("label", "Column of the label.")
     problem_type: str | None = option(None, PROBLEM_HELP, choices=["single", "multi", "regression"])
-    drop_rare_classes: int = option(0, "Leave out the classes of a table of fewer rows.")
-    merge_rare_classes: int = option(0, "Make one class, other, of those of fewer rows.")
+    drop_rare_classes: int = option(0, "Drop classes with fewer rows than this.")
+    merge_rare_classes: int = option(0, "Merge classes with fewer rows than this into one, other.")
 
 
 @dataclass

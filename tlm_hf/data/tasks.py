@@ -157,8 +157,8 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     chosen = choose_rows(source, arguments, limits, tenth=known is not None, every_class=every_class)
     notes = [*filter(None, [left_out(dict(sorted(source.dropped.items())))]), *source.notes]
     if source.two_labels:
-        fate = "were not left out" if source.problem_type == SINGLE else "keep the first one"
-        notes.append(f"{source.two_labels} texts of the source have more than one {word} and {fate}")
+        fate = "all copies stay" if source.problem_type == SINGLE else "the first copy stays"
+        notes.append(f"{source.two_labels} texts of the source have more than one {word}: {fate}")
     if notes:
         logger.warning("Note: %s: %s.", name, "; ".join(notes))
     return datasets.DatasetDict({split: _as_dataset(rows, source) for split, rows in chosen.items()})

@@ -45,7 +45,7 @@ class Watch:
         self._wall, self._processor = time.perf_counter(), time.process_time()
 
     def is_busy(self) -> bool:
-        """Whether so."""
+        """True if they did."""
         return time.process_time() - self._processor < IDLE_SHARE * (time.perf_counter() - self._wall)
 
 

@@ -20,7 +20,9 @@ class ClassifierOptions:
     from_scratch: bool = option(False, "Same architecture and tokenizer, new weights.")
     max_length: int | None = option(None, "Tokens of a text; default: the encoder's.", alias="max_seq_length")
     dropout: float | None = option(None, "Hidden, attention and classifier dropout (0.1).")
-    initializer_range: float | None = option(None, "With --from-scratch: deviation of new weights (the encoder's).")
+    initializer_range: float | None = option(
+        None, "With --from-scratch: standard deviation of new weights (default: the encoder's)."
+    )
     head: str = option("new", "Classifier's start: random, or logistic regression on [CLS].", choices=["new", "linear"])
     lora_rank: int | None = option(None, "Train adapters of this rank, pooler and classifier alone (LoRA).")
 
@@ -40,7 +42,7 @@ class FinetuneOutputOptions:
     _argument_group_name = "output"
     save_logits: bool = option(False, "Also logits.npz: validation and test logits with their labels.")
     num_threads: int | None = option(None, "CPU threads; default: torch's choice.")
-    workers: int | None = option(None, "With --models: members side by side; default: one for each CPU thread.")
+    workers: int | None = option(None, "With --models: how many train at once; default: one for each CPU thread.")
 
 
 @dataclass

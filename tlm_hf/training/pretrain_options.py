@@ -29,13 +29,15 @@ class CorpusOptions(TextFormat):
     _argument_group_name = "data"
     corpus: str = option("wikipedia", "docstrings, wikipedia, a file, folder or Hub data set.", alias="dataset_name")
     text_column: str = option("text", "Column that holds the text.")
-    num_texts: int | None = option(None, "Texts to train on; Wikipedia's default: the size's.")
+    num_texts: int | None = option(None, "Texts to train on (default: all; of Wikipedia as --size says).")
     validation_texts: int = option(1000, "Texts held out for the fixed-mask loss.")
     subset_seed: int = option(0, "Seed of the choice of texts.")
     corpus_config: str | None = option(None, "Configuration of a Hub data set.")
     corpus_revision: str | None = option(None, "Revision of a Hub data set.")
     text_unit: str | None = option(None, "A text; default: as blank lines say.", choices=["paragraph", "line"])
-    text_windows: str = option("all", "all of longer texts, short ones joined; or first.", choices=["all", "first"])
+    text_windows: str = option(
+        "all", "all: split long texts and join short ones; first: only the start.", choices=["all", "first"]
+    )
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
@@ -52,7 +54,9 @@ class ModelOptions:
     vocab_size: int | None = option(None, "WordPiece vocabulary to train.")
     tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus.")
     cased: bool = option(False, "The tokenizer that is trained keeps capital letters.")
-    keep_accents: bool | None = option(None, "It keeps accents and vowel signs; default: unless English-like.")
+    keep_accents: bool | None = option(
+        None, "The tokenizer keeps accents and vowel signs; default: unless English-like."
+    )
     dropout: float | None = option(None, "Hidden and attention dropout; default: the schedule's.")
     initializer_range: float | None = option(None, "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02.")
     unigram_bias: bool | None = option(None, "Decoder bias from the tokens' log frequencies; default: the schedule's.")
@@ -63,7 +67,11 @@ class ModelOptions:
 @dataclass
 class ScheduleOptions:
     _argument_group_name = "schedule"
-    schedule: str = option("tlm", "Ours, the authors', or theirs without faults.", choices=list(PRETRAINING_SCHEDULES))
+    schedule: str = option(
+        "tlm",
+        "tlm (ours), paper (the authors'), or theirs with its faults repaired.",
+        choices=list(PRETRAINING_SCHEDULES),
+    )
     batch_size: int | None = option(None, f"Texts per optimizer step, over all processes (default: {BATCH_SIZE}).")
     time_budget: str | None = option(None, "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs.")
     mlm_probability: float | None = option(None, "Share of tokens to predict; default: the schedule's.")
@@ -74,7 +82,7 @@ class ScheduleOptions:
 class OutputOptions:
     _argument_group_name = "output"
     num_members: int | None = option(None, "Independent members, each in OUTPUT/member-k.")
-    workers: int | None = option(None, "With --num-members: side by side; default: one for each CPU thread.")
+    workers: int | None = option(None, "With --num-members: how many train at once; default: one for each CPU thread.")
     num_threads: int | None = option(None, "CPU threads; default: torch's choice.")
 
 
@@ -84,7 +92,7 @@ class PretrainingArguments(OurArguments):
 
     num_train_epochs: float = option(6.0, "Passes over the corpus.", group="schedule")
     max_steps: int = option(-1, "Optimizer steps, in place of epochs.", group="schedule")
-    learning_rate: float = option(2e-3, "Peak rate (the schedule's).", group="schedule")
+    learning_rate: float = option(2e-3, "Peak learning rate; with --model 1e-4.", group="schedule")
     save_steps: float = option(500, "Steps between checkpoints.", group="output")
     eval_steps: float | None = option(500, "Steps between losses on fixed masks.", group="output")
     eval_strategy: str = "steps"  # type: ignore[assignment]

@@ -37,7 +37,7 @@ from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
 from .lexical import COUNTED, fit_lexical, lexical_logits, word_vectors
 from .members import finetune_members, fit_to_budget, pretrain_members
-from .options import LARGEST_NUMBER, LARGEST_SEED, check_length
+from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, source_name
 from .pretrain_options import PretrainOptions
 from .time_budget import parse_duration
 from .train_committee_options import OwnDataArguments
@@ -189,6 +189,7 @@ def _train(
     joined = join_members(joining, task, committee, tokenizer, table, held_out)
     results = {
         "output_dir": portable_path(str(run.folder)),
+        "data": arguments.data,
         "text_pair_column": arguments.text_pair_column,
         "keep_validation": arguments.keep_validation,
         "members_without_words": [member["test"] for member in tuned],
@@ -241,6 +242,7 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
         data = datasets.Dataset(frame_table(data))
     elif isinstance(data, Path):
         data = str(data)
+    arguments.data = source_name(data)
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
     task = load_task(data, seed=arguments.seed, **options)
     arguments.problem_type = NAMES[problem_of(task)]

@@ -21,7 +21,7 @@ class OwnDataArguments(TableFormat):
         group=MEMBERS,
     )
     num_train_epochs: float | None = option(None, "Passes of fine-tuning (default: by the rows).", group=MEMBERS)
-    learning_rate: float | None = option(None, "Its peak rate (default: by the number of rows).", group=MEMBERS)
+    learning_rate: float | None = option(None, "Peak learning rate (default: by the number of rows).", group=MEMBERS)
     class_weights: str | None = option(None, "balanced: rare classes count more.", choices=["balanced"], group=MEMBERS)
     max_length: int | None = option(
         None, "Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to 512).", group=MEMBERS
