@@ -22,9 +22,6 @@ class Interval:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
     @classmethod
     def of_draws(cls, values: np.ndarray) -> "Interval":
         """Of the value of the texts themselves, and those of the draws, (1 + draws,)."""

@@ -63,4 +63,3 @@ class LexicalTable(nn.Module):
         return (sums / norm.clamp(min=1) + self.bias).float()
 
 
-__all__ = ["LexicalTable"]
