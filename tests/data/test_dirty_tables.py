@@ -99,6 +99,7 @@ REFUSED = {
     ),
     "nested.json": (lambda path: write_json(path, [{"text": "a", "label": {"x": "y" * 9999}}] * 9), ["'label'"]),
     "split.json": (lambda path: FRAME.to_json(path, orient="split"), ["Record 1", "orient='records'"]),
+    "emoji.json": (lambda path: write_json(path, [{"text": "\ud83d", "label": "a"}]), ["'text'", "emoji"]),
     "mixed.json": (lambda path: write_json(path, [{"text": "a", "label": 1}, {"text": "b", "label": "c"}]), ["int"]),
 }  # fmt: skip
 
@@ -133,6 +134,11 @@ def test_what_was_joined_or_guessed_is_said(tmp_path, caplog):
         READ[name][0](tmp_path / name)
         load(tmp_path / name)
         assert word in caplog.text
+    tags = [{**row, "label": ("a|b", "a", "")[place % 3]} for place, row in enumerate(ROWS)]
+    load(write_csv(tmp_path / "tags.csv", tags), problem_type="multi")
+    assert "13 texts have no label" in caplog.text
+    amounts = write_csv(tmp_path / "amounts.csv", [{**row, "label": "1,5"} for row in ROWS])
+    assert "decimal point" in refusal(load, amounts, problem_type="regression")
     caplog.clear()
     load(write_csv(tmp_path / "clean.csv", ROWS))
     assert not caplog.text

@@ -66,3 +66,8 @@ def test_two_classes_have_two_logits(task):
     found = baselines.fit_tfidf(two)[0]
     assert found["logits"]["test"].shape == (len(two["test"]), 2)
     assert found["accuracy"] == (found["logits"]["test"].argmax(-1) == np.array(two["test"]["label"][:])).mean()
+
+
+def test_texts_without_a_word_of_two_letters_are_learned(task):
+    signs = task.map(lambda row: {"text": "\N{COW FACE} \N{PIG FACE}" if row["label"] else "\N{WHALE} \N{CRAB}"})
+    assert baselines.fit_tfidf(signs.filter(lambda row: row["label"] < 2), refit=True)[0]["accuracy"] == 1

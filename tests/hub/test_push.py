@@ -191,3 +191,4 @@ def test_words_that_cannot_be_done(capsys, monkeypatch):
     monkeypatch.setattr("tlm_hf.hub.client.get_token", lambda: None)
     output = ("--output-dir", staged())
     assert "hf auth login" in command_refused(capsys, "release", "push", *output)
+    assert "release stage" in command_refused(capsys, "release", "push", *output, "--release-file", "other.yaml")

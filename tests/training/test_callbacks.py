@@ -19,8 +19,8 @@ from tlm_hf.data.masking import MaskingCollator, PretrainingSchedule
 from tlm_hf.errors import Terminated, UserError
 from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.runs.output_folder import RESULTS_FILE
-from tlm_hf.training import members, time_budget
-from tlm_hf.training.callbacks import LogRows
+from tlm_hf.training import callbacks, members, time_budget
+from tlm_hf.training.callbacks import LogRows, StepClock
 from tlm_hf.training.time_budget import (
     BUDGET_FILE,
     TIMED_STEPS,
@@ -146,6 +146,21 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch)
     assert json.loads((tmp_path / BUDGET_FILE).read_text(encoding="utf-8"))["step_seconds"] == 2.0
     assert [path.name for path in tmp_path.iterdir()] == [BUDGET_FILE]
     assert decide_steps(tmp_path, budget, lambda *rest: pytest.fail("it was decided"), started) == steps
+
+
+def test_time_within_time_is_booked_once(monkeypatch):
+    clock = types.SimpleNamespace(now=np.zeros(2))
+    monkeypatch.setattr(callbacks, "_now", lambda: clock.now.copy())
+    steps = StepClock()
+    for _ in range(5):
+        with steps.apart("evaluation"):
+            clock.now += 3
+            with steps.apart("evaluation"):
+                clock.now += 4
+        clock.now += 2
+        steps.on_step_end()
+    assert steps.seconds == [2.0, 2.0]
+    assert steps.apart_seconds["evaluation"] == 5 * 7
 
 
 def test_a_budget_for_no_step_is_refused(tokenizer, tmp_path):

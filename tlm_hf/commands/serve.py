@@ -5,7 +5,7 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from ..errors import UserError, check_installed, check_range, no_model, refusing
+from ..errors import UserError, check_installed, check_range, refusing
 from ..option_fields import option
 from ..runtime import FrozenRuntime, load
 
@@ -46,8 +46,6 @@ def serve(arguments: ServeArguments) -> None:
         app = build_app(load(arguments.model))
     except ValueError as error:
         raise UserError(f"serve needs a frozen committee, but {error}") from error
-    except OSError as error:  # of the Hub
-        raise no_model(arguments.model, error) from error
     where = f"{arguments.host}:{arguments.port}"
     with refusing(f"Nothing can listen at {where}", "give another --host or --port", OSError):
         listener = socket.create_server((arguments.host, arguments.port))

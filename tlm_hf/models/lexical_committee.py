@@ -61,5 +61,3 @@ class LexicalTable(nn.Module):
         sums = sums + torch.einsum("bt,btc->bc", present[:, 1:], self.weight[pairs])
         sums = sums + torch.einsum("bt,btc->bc", present * starts, self.weight[words + buckets + of_word])
         return (sums / norm.clamp(min=1) + self.bias).float()
-
-
