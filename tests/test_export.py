@@ -121,14 +121,19 @@ def test_bad_input_is_refused(folder, tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_other_weights_are_not_answered_with_the_old_file(folder, exported, capsys):
-    output, weights = exported("committee"), folder[0] / "committee" / "model.safetensors"
-    before = weights.read_bytes()
-    tensors = {name: each + 1 for name, each in load_file(weights).items()}
-    save_file(tensors, weights, metadata={"format": "pt"})
-    words = ("export", "--model", folder[0] / "committee", "--output-dir", output, "--int8")
-    assert "another weights than there" in refused(capsys, *words)
-    weights.write_bytes(before)
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_a_changed_model_is_not_answered_with_the_old_file(folder, exported, capsys, file):
+    output, changed = exported("committee"), folder[0] / "committee" / file
+    before = changed.read_bytes()
+    if file == "config.json":
+        changed.write_bytes(before.replace(b"LABEL_1", b"renamed"))
+    else:
+        save_file({name: each + 1 for name, each in load_file(changed).items()}, changed, metadata={"format": "pt"})
+    try:
+        words = ("export", "--model", folder[0] / "committee", "--output-dir", output, "--int8")
+        assert "another" in refused(capsys, *words)
+    finally:
+        changed.write_bytes(before)
 
 
 def test_members_that_the_runtime_does_not_know_are_not_frozen(build_pair, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,10 @@ def check_range(arguments: Any, lowest: float, highest: float, *names: str) -> N
     """Raise UserError unless each named field of options is in [lowest, highest]; None counts as not given."""
     for name in names:
         value = getattr(arguments, name)
-        if isinstance(value, str):
-            raise UserError(f"{flag(name)} is {value!r}, which is a string: give a number.")
-        if value is not None and not lowest <= value <= highest:
+        is_number = isinstance(value, Number)
+        if not is_number and value is not None:
+            raise UserError(f"{flag(name)} is {value!r}: give a number.")
+        if is_number and not lowest <= value <= highest:
             remedy = f"at least {lowest}" if highest == float("inf") else f"a value from {lowest} to {highest}"
             raise UserError(f"{flag(name)} is {value}: give {remedy}.")
 

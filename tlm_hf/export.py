@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import shutil
 import warnings
@@ -30,6 +31,7 @@ FLOAT_FILE, INT8_FILE = "onnx/model.onnx", "onnx/model_quantized.onnx"
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-3  # largest difference to torch's float32 logits that an export may show; measured ones are about 1e-6
+OF_LOADING = ("_name_or_path", "transformers_version", "dtype")  # fields of a configuration that change no answer
 RUNTIME_FILES = ("tlm_runtime.py", "handler.py")
 SAMPLE = ["A short text.", "Another one, which is a little longer than the first, so that one of them is filled up."]
 
@@ -65,7 +67,7 @@ def export(arguments: ExportArguments) -> Json:
     if not isinstance(model, FrozenCommitteeForSequenceClassification):
         model = model.float()
     tokenizer = load_classifier_tokenizer(arguments.model, model)
-    run = Run(arguments.output_dir, "export", {"weights": weights_hash(arguments.model), "int8": arguments.int8})
+    run = Run(arguments.output_dir, "export", {**_identity(arguments.model, model), "int8": arguments.int8})
     if run.results is not None:
         return run.results
     results: Json = {"files": {}, "max_abs_diff": {}}
@@ -87,6 +89,13 @@ def export(arguments: ExportArguments) -> Json:
     return run.finish(save, results)
 
 
+def _identity(source: str, model: PreTrainedModel) -> Json:
+    """Hashes of what the answers depend on: weights, and the configuration with class names and temperature."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in OF_LOADING}
+    text = json.dumps(config, sort_keys=True, default=str)
+    return {"weights": weights_hash(source), "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
 @dataclass
 class FreezeArguments(_Arguments):
     """Options of `tlm freeze`, whose model has one-layer members."""
@@ -102,6 +111,7 @@ def freeze(arguments: FreezeArguments) -> Json:
     """
     arguments.check()
     model = load_classifier(arguments.model).float()
+    identity = _identity(arguments.model, model)
     if isinstance(model, FrozenCommitteeForSequenceClassification):
         raise UserError(f"The model {arguments.model!r} is frozen already: name the committee that it was made from.")
     try:
@@ -113,7 +123,7 @@ def freeze(arguments: FreezeArguments) -> Json:
         raise UserError(str(error)) from error
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     settings = {"table_dtype": arguments.table_dtype, "token_types": arguments.token_types}
-    run = Run(arguments.output_dir, "freeze", settings | {"weights": weights_hash(arguments.model)})
+    run = Run(arguments.output_dir, "freeze", settings | identity)
     if run.results is not None:
         return run.results
     measured: dict[str, float] = {}

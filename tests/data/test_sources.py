@@ -13,8 +13,8 @@ from conftest import refusal
 from helpers_commands import write_csv
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.sources import data_root, read_source, seeded_order, text_hash
-from tlm_hf.data.tasks import load_task
+from tlm_hf.data.sources import Source, data_root, read_source, seeded_order, text_hash
+from tlm_hf.data.tables import Table
 
 ROWS = [
     {"text": 'a "quoted" text, with a comma', "label": "b"},
@@ -121,24 +121,38 @@ def test_a_data_root_that_is_no_folder_is_named(tmp_path, monkeypatch, given):
     assert data_root("~/texts") == tmp_path / "texts"
 
 
-def test_each_file_of_a_folder_is_of_a_split_or_refused(tmp_path):
+def test_files_of_a_folder_that_are_of_no_split_are_named(tmp_path, caplog):
     for name in ("train.csv", "test.csv", ".ipynb_checkpoints/train-checkpoint.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_csv(tmp_path / name, ROWS)
     assert {split: len(rows) for split, rows in read_source(str(tmp_path)).splits.items()} == {"train": 3, "test": 3}
-    (tmp_path / "classes.txt").write_text("a\nb\n")  # of another kind, so no data
-    read_source(str(tmp_path))
+    assert not caplog.text
+    (tmp_path / "classes.txt").write_text("a\nb\n")
     write_csv(tmp_path / "extra.csv", ROWS)
-    assert "extra.csv" in refusal(read_source, str(tmp_path))
+    assert len(read_source(str(tmp_path)).splits["train"]) == 3
+    assert "not read, for their names tell no split: classes.txt, extra.csv" in caplog.text
 
 
-def test_splits_of_a_data_set_are_known_by_their_usual_names(tmp_path):
-    splits = {
-        name: datasets.Dataset.from_list([{"text": f"{name} {row}", "label": row % 2} for row in range(20)])
-        for name in ("train", "dev", "test", "unsupervised")
-    }
-    task = load_task(datasets.DatasetDict(splits))
-    assert all(text.startswith("dev") for text in task["validation"]["text"])
+@pytest.mark.parametrize(
+    ("names", "read", "unread"),
+    [
+        (
+            ("train", "dev", "test", "unsupervised"),
+            {"train": "train", "validation": "dev", "test": "test"},
+            "unsupervised",
+        ),
+        (("dev", "validation", "train"), {"train": "train", "validation": "validation"}, "dev"),
+        (("train_r1", "train_r2", "test_r1"), {"train": "train_r1", "test": "test_r1"}, "train_r2"),
+        (("eval", "a"), {"test": "eval"}, "a"),
+        (("val",), {"train": "val"}, None),
+        (("a", "b"), {"train": "a"}, "b"),
+    ],
+)
+def test_splits_of_a_data_set_are_known_by_their_usual_names(names, read, unread, caplog):
+    rows = {name: datasets.Dataset.from_dict({"text": [name], "label": [1]}) for name in names}
+    table = Table.open(Source(datasets.DatasetDict(rows)), "set", None, "label")
+    assert {split: of_split["text"][0] for split, of_split in table.splits.items()} == read
+    assert (f"the splits {unread} are not read" in caplog.text) == (unread is not None)
 
 
 def test_excel_has_its_names_in_the_first_row_with_a_cell(tmp_path):

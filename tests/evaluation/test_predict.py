@@ -108,7 +108,12 @@ def test_bad_input_is_refused(home, tmp_path):
     member, file = str(home[0] / "member"), str(write_csv(tmp_path / "a.csv", [{"text": "one"}]))
     with pytest.raises(UserError, match="input itself"):
         predict_command(PredictArguments(model=member, input=file, output=file))
-    for texts, words in ((["a", None], "Row 1"), (datasets.Dataset.from_dict({"body": ["a"]}), "'text'")):
+    for texts, words in (
+        (["a", None], "Row 1"),
+        (pd.DataFrame({"text": ["a"]}), "column"),
+        ({"text": ["a"]}, "list of texts"),
+        (datasets.Dataset.from_dict({"body": ["a"]}), "'text'"),
+    ):
         assert re.search(words, refusal(predict, texts, member))
 
 

@@ -1,5 +1,7 @@
 """The committee as a scikit-learn estimator. Oracle: scikit-learn's own cross-validation and search, which drive it."""
 
+import random
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -62,7 +64,7 @@ def test_columns_of_other_values_than_0_and_1_are_refused(cell):
 
 
 def test_what_is_no_text_is_refused_and_blank_texts_are_left_out(monkeypatch):
-    for texts, said in ((pd.DataFrame({"text": TEXTS}), "several columns"), ([*TEXTS[:-1], None], "None at 31")):
+    for texts, said in ((pd.DataFrame({"text": TEXTS}), "is a table"), ([*TEXTS[:-1], None], "None at 31")):
         with pytest.raises(UserError, match=said):
             TLMClassifier().fit(texts, LABELS)
     seen = []
@@ -74,7 +76,12 @@ def test_what_is_no_text_is_refused_and_blank_texts_are_left_out(monkeypatch):
 
 def test_the_callers_random_numbers_and_threads_are_left_as_they_were():
     np.random.seed(5)  # noqa: NPY002
-    threads = torch.get_num_threads()
+    torch.manual_seed(5)
+    random.seed(5)
+    torch.set_num_threads(2)
     TLMClassifier(encoder=str(shelf() / "encoder"), num_members=1, num_train_epochs=1.0).fit(TEXTS, LABELS)
     assert np.random.rand() == np.random.RandomState(5).rand()  # noqa: NPY002
-    assert torch.get_num_threads() == threads
+    assert random.random() == random.Random(5).random()
+    assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)

@@ -40,7 +40,7 @@ class ReleaseArguments:
     what: str = option("", "stage, verify, push or status.")
     release_file: str = option("release.yaml", "With stage: the YAML that names it all.")
     output_dir: str = option("outputs/release", "Folder of the staged release.")
-    data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
+    data_root: str | None = option(None, "With stage: folder of real text; default: $TLM_DATA.")
     dry_run: bool = option(False, "With push: only show every file, size and commit.")
     public: bool = option(False, "With push: make everything public in the end.")
     overwrite: bool = option(False, "With push: also over what others changed since the last release.")

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import datetime
 import importlib
 import json
 import os
@@ -100,7 +101,7 @@ class Parser(HfArgumentParser):
                 values = value if isinstance(value, list) else [value]
                 words += [
                     f"--{name}",
-                    *(each if isinstance(each, str) else json.dumps(each, default=str) for each in values),
+                    *(str(each) if isinstance(each, str | datetime.date) else json.dumps(each) for each in values),
                 ]
         return words
 

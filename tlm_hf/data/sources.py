@@ -70,7 +70,7 @@ def read_source(
             raise UserError(f"{name!r} is on this machine and has no revision {revision!r}: leave the revision out.")
         source = _read_local(path, config, written, text_unit)
     elif name.count("/") == 1 and kind_of(path) is None and not name.startswith((".", "/", "~")):
-        remedy = "check owner/name, and the network"
+        remedy = "check the path, or owner/name and the network"
         source = Source(_load(name, path=name, name=config, revision=revision, remedy=remedy))
     else:
         raise UserError(f"{name!r} is neither an existing file or folder nor a Hub data set (owner/name).")
@@ -92,7 +92,8 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
         named = {split: [*map(str, parts)] for split, parts in by_split.items()}
         loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
     elif kind == "text":
-        loaded = datasets.DatasetDict(train=_read_texts(by_split["train"], text_unit, written.encoding, cache))
+        every = [file for parts in by_split.values() for file in parts]
+        loaded = datasets.DatasetDict(train=_read_texts(every, text_unit, written.encoding, cache))
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
         loaded = datasets.DatasetDict({split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()})
@@ -154,16 +155,19 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
     if config is not None:
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
-    unnamed: list[Path] = []
     for file in () if is_plain else filled:
-        words = set(re.split(r"[^a-z]+", file.relative_to(path).as_posix().lower()))
-        of_name = [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())]
-        (splits[of_name[0]] if of_name else unnamed).append(file)
-    kinds = {kind_of(file) for of_split in splits.values() for file in of_split}
-    if odd := [file for file in unnamed if kind_of(file) in kinds]:
-        remedy = "put train, validation or test into its name, or move it"
-        raise UserError(f"{odd[0]} is of no split by its name, unlike other files of {path}: {remedy}.")
+        if split := split_of(file.relative_to(path).as_posix()):
+            splits[split].append(file)
+    unread = [file.name for file in filled if any(splits.values()) and file not in itertools.chain(*splits.values())]
+    if unread:
+        logger.warning("Note: of %s these are not read, for their names tell no split: %s.", path, listed(unread))
     return {split: files for split, files in splits.items() if files} or {"train": filled}
+
+
+def split_of(name: str) -> str | None:
+    """The split that a word of a name tells: of a file or of a split of a data set."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    return next((split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())), None)
 
 
 def _one_format(files: list[Path]) -> str | None:

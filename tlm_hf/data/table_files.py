@@ -187,7 +187,8 @@ def _read_excel(file: Path) -> FileTable:
     frame = frame[frame.notna().any(axis=1).cummax()]  # the first row with a cell has the names
     if not len(frame):
         raise UserError(f"{file} is empty: give a file with text in it.")
-    names = [f"column {place}" if pd.isna(cell) else cell.strip() for place, cell in enumerate(frame.iloc[0], 1)]
+    header = enumerate(frame.iloc[0], 1)
+    names = [(not pd.isna(cell) and cell.strip()) or f"column {place}" for place, cell in header]
     table = _table(file, names, [column[1:] for _, column in frame.items()], pa.string())
     return FileTable(file, table, [row + 1 for row in frame.index[1:]], "row")
 

@@ -1,5 +1,6 @@
 """Tables of texts and labels: their columns and splits, their usable rows, and what is left out and counted."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +10,9 @@ import datasets
 
 from ..errors import UserError, listed
 from .kinds import SINGLE
-from .sources import ID, SPLIT_WORDS, TEXT_TYPES, Source, check_column
+from .sources import ID, TEXT_TYPES, Source, check_column, split_of
 
+logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 OTHER = "other"  # the class that rare classes are merged into
 
@@ -43,10 +45,13 @@ class TaskSource:
 
 
 def find_text(features: Mapping[str, Any], *others: str | None) -> str:
-    """The column of texts where none was named: the only one of strings but for `others`, else `text`."""
+    """The column of texts where none was named: `text`, or the only one of strings but for `others`, which is said."""
     strings = [name for name, each in features.items() if getattr(each, "dtype", "") in TEXT_TYPES]
     strings = [name for name in strings if name not in (*others, ID)]
-    return strings[0] if len(strings) == 1 else "text"
+    if "text" in features or len(strings) != 1:
+        return "text"
+    logger.info("The texts are those of the column %r.", strings[0])
+    return strings[0]
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,17 @@ class Table:
         if label == "label" and label not in features and len(classes) == 1:
             label = classes[0]
         text = text or find_text(features, label, pair)
-        names = {
-            split: [name for name in source.splits if name == split or name in SPLIT_WORDS[split].split()]
-            for split in SPLITS
-        }
-        splits = {
-            split: source.splits[split if split in found else found[0]] for split, found in names.items() if found
-        }
-        splits = splits or {"train": next(iter(source.splits.values()))}
+        own: dict[str, str] = {}
+        for each in sorted(source.splits, key=lambda each: each not in SPLITS):  # `validation` comes before `dev`
+            if split := split_of(each):
+                own.setdefault(split, each)
+        first = next(iter(source.splits))
+        if not own or (len(source.splits) == 1 and "test" not in own):
+            own = {"train": first}
+        if unread := [each for each in source.splits if each not in own.values()]:
+            logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
+        splits = {split: source.splits[own[split]] for split in SPLITS if split in own}
+        source = Source(datasets.DatasetDict(splits), {split: source.files.get(own[split], ()) for split in splits})
         for rows in splits.values():
             check_column(rows, text, name, "--text-column")
             check_column(rows, label, name, "--label-column")

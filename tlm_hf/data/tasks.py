@@ -66,15 +66,17 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     what cannot be read, or an option without use.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
-    return load_task_from(TaskArguments(task=str(task) if isinstance(task, Path) else task, **named))  # type: ignore[arg-type]
+    return load_task_from(TaskArguments(task=task, **named))  # type: ignore[arg-type]
 
 
 def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datasets.DatasetDict:
     """The task that options choose; a function's may be a table. With `every_class` each split has every class."""
     table, given = None, arguments.task
+    if isinstance(given, Path):
+        given, arguments = str(given), replace(arguments, task=str(given))
     if not isinstance(given, str | datasets.Dataset | datasets.DatasetDict):
         raise UserError(
-            f"A task is a name, a path or a data set, not {type(given).__name__}: give a DataFrame or Dataset."
+            f"A task is a name, a path, a Dataset or a DatasetDict, not a {type(given).__name__}: give one."
         )
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)

@@ -4,7 +4,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -83,8 +83,8 @@ def predict(
     in the order of the texts; those longer than the model are truncated, with a warning. Raises UserError for one text
     in place of a list, no such column, a row without text, or a model that cannot classify.
     """
-    if isinstance(texts, str):
-        raise UserError("predict takes a list of texts: put the text into brackets.")
+    if isinstance(texts, str | Mapping) or getattr(texts, "ndim", 1) != 1:
+        raise UserError("predict takes a list of texts or a Dataset: put a text into brackets, take a table's column.")
     if isinstance(texts, datasets.Dataset):
         names = [name for name in (text_column, text_pair_column) if name is not None]
         for name in names:
@@ -217,6 +217,8 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, str, Callable[[i
     if is_folder:
         files = {str(file.relative_to(path)): str(file) for file in tables_in(path)}
     sources = {name: read_source(file, written=arguments) for name, file in files.items()}
+    if not sources:
+        raise UserError(f"{path} holds no table and no text file: name a file, or a folder with one.")
     parts = [(name, source, split) for name, source in sources.items() for split in source.splits]
     columns = [column for _, source, split in parts for column in source.splits[split].column_names]
     title, tables = _free_name("file" if is_folder else "split", columns), []

@@ -88,8 +88,8 @@ def _check_replaceable(destination: Path, inputs: list[Path]) -> None:
     for folder in inputs:
         if destination in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"The output folder {destination} holds {folder}: choose another --output-dir.")
-    if destination.exists() and not (destination / DEMO_FILE).is_file() and any(destination.glob("*")):
-        raise UserError(f"The output folder {destination} holds other files: choose another --output-dir.")
+    if destination.is_file() or (not (destination / DEMO_FILE).is_file() and any(destination.glob("*"))):
+        raise UserError(f"The output folder {destination} is a file or holds other ones: choose another --output-dir.")
 
 
 def known_texts(name: str) -> Json:

@@ -11,7 +11,7 @@ from typing import Any
 
 import filelock
 
-from ..errors import UserError
+from ..errors import UserError, shown
 from .atomic_files import Json, flush_tree, lock, read_json, write_json
 from .checkpoints import DAMAGED, PARTIAL, last_whole, list_checkpoints, writing
 from .provenance import commit, portable, provenance
@@ -28,9 +28,9 @@ def is_main_process() -> bool:
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
-    if None not in (before, now) and re.search(r"\b[0-9a-f]{64}\b", f"{before}"):
+    if re.search(r"\b[0-9a-f]{64}\b", f"{before} {now}"):
         return f"another {name.removesuffix('_sha256')} than there"
-    return f"{name} {before!r} there and {now!r} here"
+    return f"{name} {shown(before)} there and {shown(now)} here"
 
 
 class Run:

@@ -30,7 +30,7 @@ HELD_OUT = 0.15
 
 def _texts_in(X: Sequence[str]) -> list[str]:
     if getattr(X, "ndim", 1) != 1:
-        raise UserError("X has several columns: give one column of texts.")
+        raise UserError("X is a table: give one column of it, a sequence of texts.")
     texts = list(X)  # a pandas Series is indexed by its own labels
     for place, text in enumerate(texts):
         if not isinstance(text, str):
@@ -40,10 +40,10 @@ def _texts_in(X: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def _unchanged() -> Iterator[None]:
-    """Give the caller its random numbers and torch its threads back, which a training in this process sets."""
+    """Give back random numbers and torch's threads, which a training sets for the whole process."""
     of_python, threads = random.getstate(), torch.get_num_threads()
     of_numpy = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         try:
             yield
         finally:
@@ -63,7 +63,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     command's options of these names.
     """
 
-    encoder: list[str] | None = None
+    encoder: list[str] | str | None = None
     num_members: int = 3
     num_train_epochs: float | None = None
     learning_rate: float | None = None

@@ -79,17 +79,13 @@ def finetune(**options: Any) -> Json:
         model.config.entity_markers = chosen.task.entity_markers
 
     # 2. The output folder
+    push = prepare_push(chosen.training, arguments)
     report_processes(arguments)
     settings = chosen.settings() | {"batch_size": rows_per_step(arguments), "threads": torch.get_num_threads()}
     settings |= {"tokenizer_sha256": tokenizer_hash(tokenizer), "task_sha256": task_hash(task)}
     settings["labels"] = class_names(task)
     settings["weights"] = NEW if classifier.from_scratch else weights_hash(classifier.model)
     run = Run(arguments.output_dir, "finetune", settings)
-    try:
-        push = prepare_push(chosen.training, arguments)
-    except UserError:
-        run.discard()
-        raise
     if run.results is not None:
         push(run.folder)
         return run.results
@@ -195,7 +191,7 @@ def drop_tokens(inputs: dict[str, torch.Tensor], share: float, kept: Sequence[in
     """
     ids, known = inputs["input_ids"], inputs["attention_mask"].bool()
     chosen = (torch.rand(ids.shape) >= share).to(ids.device) | torch.isin(ids, torch.tensor(kept, device=ids.device))
-    known &= chosen
+    known = known & chosen
     order = (~known).byte().argsort(dim=1, stable=True)[:, : int(known.sum(dim=1).max())]
     moved: dict[str, torch.Tensor] = {
         name: inputs[name].gather(1, order) for name in ("input_ids", "token_type_ids") if name in inputs

@@ -81,6 +81,7 @@ def join_committee(arguments: CommitteeArguments) -> Json:
     # 2. The output folder
     settings = {name: value for name, value in vars(arguments).items() if name not in NOT_DECISIVE}
     settings |= {"weights": [weights_hash(member) for member in arguments.members], "task_sha256": task_hash(task)}
+    settings["labels"] = class_names(task)
     run = Run(arguments.output_dir, "committee", settings)
     if run.results is not None:
         return run.results

@@ -55,17 +55,17 @@ def pretrain(**options: Any) -> Json:
 
     # 1. Model: a recipe's configuration or an existing encoder, and its tokenizer where there is one
     training = _Pretraining(chosen, arguments)
+    push = prepare_push(chosen.training, arguments)
 
     # 2. Data
     corpus = load_pretraining_corpus(chosen.corpus, chosen.model.size)
     report_processes(arguments)
     settings = training.settings() | {"corpus_sha256": corpus_hash(corpus), "threads": torch.get_num_threads()}
     run = Run(arguments.output_dir, "pretrain", settings)
+    if run.results is not None:
+        push(run.folder)
+        return run.results
     try:
-        push = prepare_push(chosen.training, arguments)
-        if run.results is not None:
-            push(run.folder)
-            return run.results
         training.prepare(corpus)
         steps = training.choose_steps(run.folder, started)
     except UserError:

@@ -214,6 +214,7 @@ def _train(
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
+    arguments.encoder = [arguments.encoder] if isinstance(arguments.encoder, str) else list(arguments.encoder)
     check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
@@ -222,10 +223,8 @@ def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, SHORT, math.inf, "max_length")
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)
-        if arguments.encoder in (OWN_TEXT, [OWN_TEXT]):
+        if arguments.encoder == [OWN_TEXT]:
             raise UserError("--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps instead.")
-    if isinstance(arguments.encoder, str):
-        arguments.encoder = [arguments.encoder]
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
     encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder or list(pretrained())
     if unused and encoders:
