@@ -36,7 +36,7 @@ class StudyArguments:
 
     what: str = option("", "plan, run or report.")
     size: str = option("smoke", "smoke, laptop, fair or paper.")
-    plan: str = option(str(PLAN_FILE), "YAML file of the plan.")
+    plan: str | None = option(None, "YAML file of the plan (default: the package's).")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE).")
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE).")
     findings: list[str] = option(list, "Only the runs of these.", choices=list(FINDINGS))
@@ -52,7 +52,7 @@ class StudyArguments:
 
     def command(self, what: str) -> str:
         """The command that a record or report names, however it was started."""
-        more = [] if self.plan == str(PLAN_FILE) else ["--plan", Path(self.plan).name]
+        more = [] if self.plan is None else ["--plan", Path(self.plan).name]
         more += ["--findings", *self.findings] if self.findings else []
         return command_line(["tlm", "study", what, "--size", self.size, *more])
 
@@ -62,7 +62,7 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     check_range(arguments, 1, 4096, "workers")
     if arguments.executor == "ray":
         check_installed("ray")
-    plan = read_plan(arguments.size, arguments.plan)
+    plan = read_plan(arguments.size, arguments.plan or PLAN_FILE)
     for task in arguments.tasks:
         if task not in plan.tasks:
             raise UserError(f"The plan has no task {task!r}: choose among {', '.join(plan.tasks)}.")

@@ -38,7 +38,7 @@ from .trainer import RunTrainer, prepare_push
 
 logger = logging.getLogger(__name__)
 NEW = "new"  # recorded in place of the hash of the weights where there are none to start from
-LOGITS_FILE = "logits.npz"  # `validation` and `test`, float32 (texts, classes), and their `..._labels`, int (texts,)
+LOGITS_FILE = "logits.npz"  # `validation` and `test`, float32 (texts, classes), and their `..._labels`
 IMBALANCED = 5  # times the rows of the smallest class that the largest may have before macro F1 chooses the epoch
 
 
@@ -50,7 +50,7 @@ def finetune(**options: Any) -> Json:
     Options are those of `tlm finetune`; `task` may be a `datasets.Dataset` or `DatasetDict`. Returns the results as
     written: `test` and `validation` metrics (accuracy, macro F1, loss in nats), the chosen epoch, and those of each of
     the `classes` on test. Raises UserError for bad input or the output folder of another run; KeyboardInterrupt after
-    it saved a checkpoint.
+    it saved a checkpoint (one process; of several none is saved then).
     """
     chosen = FinetuneOptions.read(options)
     classifier = chosen.classifier
@@ -296,7 +296,10 @@ def _scale_of(task: datasets.DatasetDict) -> tuple[float, float]:
 
 
 def scaled_labels(task: datasets.DatasetDict, split: str) -> np.ndarray:
-    """The labels as they are trained on: numbers of mean 0 and deviation 1, which the saved classifier undoes."""
+    """The labels as they are trained on: numbers of mean 0 and deviation 1, which the saved classifier undoes.
+
+    So the losses and errors of `history` are in deviations of the training numbers; those of `test` are not.
+    """
     labels = labels_of(task[split])
     if problem_of(task) != REGRESSION:
         return labels

@@ -81,7 +81,8 @@ class RunTrainer(Trainer):
         """Trainer's training, from a checkpoint or (True) from the newest whole one of `output_dir`, if there is one.
 
         Raises UserError without space for a checkpoint or for a loss or weight that is not finite; KeyboardInterrupt
-        (after SIGTERM `errors.Terminated`) when it was interrupted, after a checkpoint was saved.
+        (after SIGTERM `errors.Terminated`) when it was interrupted, after a checkpoint was saved
+        (one process, in its main thread; else none is).
         """
         self.started = time.perf_counter()
         keep_freed_memory()
