@@ -114,9 +114,8 @@ def _different_labels(values: list[Any], column: str) -> list[Any]:
         return different
     odd = [value for value in values if not isinstance(value, str | int)]
     held = shown(odd[0]) if odd else "both"
-    raise UserError(
-        f"{column} holds {held}, and labels are integers or names: {SET_LABEL}, or give --problem-type regression."
-    )
+    remedy = f"{SET_LABEL}, or give --problem-type regression"
+    raise UserError(f"{column} holds {held}, and labels are integers or names: {remedy}.")
 
 
 def _joined_spellings(cells: list[Any]) -> list[str]:

@@ -129,13 +129,10 @@ def _texts(files: Sequence[Path], unit: str, encoding: str | None) -> Iterator[s
 
 def tables_in(path: Path) -> list[Path]:
     """The files of a folder that can be read, in sorted order; or the file itself."""
-    files = [path] if path.is_file() else sorted(path.rglob("*"))
-    hidden = (any(part.startswith(".") for part in file.relative_to(path).parts) for file in files)
-    return [
-        file
-        for file, is_hidden in zip(files, hidden, strict=True)
-        if not is_hidden and kind_of(file) and file.is_file()
-    ]
+    if path.is_file():
+        return [path] if kind_of(path) else []
+    shown = (each for each in sorted(path.rglob("*")) if not re.search(r"(^|/)\.", each.relative_to(path).as_posix()))
+    return [file for file in shown if kind_of(file) and file.is_file()]
 
 
 def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str, list[Path]] | None:

@@ -202,9 +202,7 @@ def _table(file: Path, names: list[str], columns: Sequence[Any], kind: pa.DataTy
         try:
             arrays.append(pa.array(values, kind))
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"Column {name!r} of {str(file)!r} has half an emoji ({error.reason}): correct it."
-            ) from error
+            raise UserError(f"Column {name!r} of {str(file)!r} holds half an emoji: correct it.") from error
         except (pa.ArrowException, OverflowError) as error:
             present = [value for value in values if value is not None and value == value]
             if not all(type(value) is int for value in present):

@@ -75,9 +75,7 @@ def load_task_from(arguments: TaskArguments, every_class: bool = True) -> datase
     if isinstance(given, Path):
         given, arguments = str(given), replace(arguments, task=str(given))
     if not isinstance(given, str | datasets.Dataset | datasets.DatasetDict):
-        raise UserError(
-            f"A task is a name, a path, a Dataset or a DatasetDict, not a {type(given).__name__}: give one."
-        )
+        raise UserError(f"A task is a name, a path or a Dataset, not a {type(given).__name__}: give one of these.")
     if not isinstance(given, str):
         splits = given if isinstance(given, datasets.DatasetDict) else datasets.DatasetDict(train=given)
         table, arguments = Source(splits.with_format(None)), replace(arguments, task=OBJECT)
@@ -159,7 +157,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     chosen = choose_rows(source, arguments, limits, tenth=known is not None, every_class=every_class)
     notes = [*filter(None, [left_out(dict(sorted(source.dropped.items())))]), *source.notes]
     if source.two_labels:
-        fate = "all copies stay" if source.problem_type == SINGLE else "the first copy stays"
+        fate = "all copies stay" if source.problem_type == SINGLE else "they keep the first one"
         notes.append(f"{source.two_labels} texts of the source have more than one {word}: {fate}")
     if notes:
         logger.warning("Note: %s: %s.", name, "; ".join(notes))

@@ -112,7 +112,7 @@ def predict_command(arguments: PredictArguments) -> Json:
         raise UserError("predict needs --model, a classifier or committee.")
     if bool(arguments.texts) == (arguments.input is not None):
         fault = (
-            "takes --texts or --input, not both" if arguments.texts else "needs --texts, or --input (a table or lines)"
+            "takes --texts or --input, not both" if arguments.texts else "needs --texts or --input, a table or lines"
         )
         raise UserError(f"predict {fault}.")
     check_range(arguments, 1, math.inf, "batch_size")

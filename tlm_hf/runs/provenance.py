@@ -51,9 +51,8 @@ def command_line(arguments: list[str] | None = None) -> str:
             rest[index] = "--hub-token=***"
         elif index and re.fullmatch(r"--hub[-_]token", rest[index - 1]):
             rest[index] = "***"
-    return " ".join(
-        [name, *(word if re.fullmatch(r"\$\w+(/[\w./-]*)?", word) else shlex.quote(word) for word in portable(rest))]
-    )
+    variable = re.compile(r"\$\w+(/[\w./-]*)?")  # the shell is to read it
+    return " ".join([name, *(each if variable.fullmatch(each) else shlex.quote(each) for each in portable(rest))])
 
 
 def commit() -> str | None:

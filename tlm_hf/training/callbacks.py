@@ -138,11 +138,8 @@ class Patience(TrainerCallback):
 
     def _is_over(self, state: TrainerState) -> bool:
         per_step = (state.epoch or 0.0) / max(1, state.global_step)
-        # Within an epoch an interrupt saves too, before the evaluation that may find a better one.
-        return (
-            _epoch_is_whole(state)
-            and (state.global_step - (state.best_global_step or 0)) * per_step > self.epochs - 0.5
-        )  # epochs since it
+        since = (state.global_step - (state.best_global_step or 0)) * per_step  # epochs
+        return _epoch_is_whole(state) and since > self.epochs - 0.5  # within one nothing was evaluated
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **_: Any) -> None:
         control.should_training_stop |= self._is_over(state)

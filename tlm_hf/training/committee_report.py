@@ -122,10 +122,8 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
         predicted, labelled = ([_name(names, each) for each in rows] for rows in (answers, labels))
     columns = {"label": labelled, "predicted": predicted, "probability": probabilities}
     table = pd.DataFrame({"text": as_one_text(texts_of(test)), **columns}, dtype=object)
-    chosen = [
-        np.argsort(-doubt, kind="stable")[: (doubt > -CERTAIN).sum()],
-        np.argsort(-error, kind="stable")[: (error >= 0).sum()],
-    ]
+    uncertain, wrong = (np.argsort(-each, kind="stable") for each in (doubt, error))
+    chosen = [uncertain[: (doubt > -CERTAIN).sum()], wrong[: (error >= 0).sum()]]
     return {title: table.iloc[rows[:LISTED]].to_dict("records") for title, rows in zip(titles, chosen, strict=True)}
 
 

@@ -193,9 +193,8 @@ def drop_tokens(inputs: dict[str, torch.Tensor], share: float, kept: Sequence[in
     chosen = (torch.rand(ids.shape) >= share).to(ids.device) | torch.isin(ids, torch.tensor(kept, device=ids.device))
     known = known & chosen
     order = (~known).byte().argsort(dim=1, stable=True)[:, : int(known.sum(dim=1).max())]
-    moved: dict[str, torch.Tensor] = {
-        name: inputs[name].gather(1, order) for name in ("input_ids", "token_type_ids") if name in inputs
-    }
+    names = [name for name in ("input_ids", "token_type_ids") if name in inputs]
+    moved: dict[str, torch.Tensor] = {name: inputs[name].gather(1, order) for name in names}
     return {**inputs, **moved, "attention_mask": known.gather(1, order).long()}
 
 
@@ -228,9 +227,8 @@ def _build_trainer(
             arguments.greater_is_better = problem_type == MULTI
     loss = rate = change = None
     if schedule.token_dropout:
-        change = partial(
-            drop_tokens, share=schedule.token_dropout, kept=[tokenizer.cls_token_id, tokenizer.sep_token_id]
-        )
+        kept = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+        change = partial(drop_tokens, share=schedule.token_dropout, kept=kept)
     if schedule.class_weights == "balanced":
         loss = _balanced_loss(labels_of(task["train"]), arguments.label_smoothing_factor)
     if schedule.schedule == "paper":

@@ -20,9 +20,7 @@ class ClassifierOptions:
     from_scratch: bool = option(False, "Same architecture and tokenizer, new weights.")
     max_length: int | None = option(None, "Tokens of a text; default: the encoder's.", alias="max_seq_length")
     dropout: float | None = option(None, "Hidden, attention and classifier dropout (0.1).")
-    initializer_range: float | None = option(
-        None, "With --from-scratch: standard deviation of new weights (default: the encoder's)."
-    )
+    initializer_range: float | None = option(None, "With --from-scratch: deviation of weights; default: the encoder's.")
     head: str = option("new", "Classifier's start: random, or logistic regression on [CLS].", choices=["new", "linear"])
     lora_rank: int | None = option(None, "Train adapters of this rank, pooler and classifier alone (LoRA).")
 

@@ -35,9 +35,7 @@ class CorpusOptions(TextFormat):
     corpus_config: str | None = option(None, "Configuration of a Hub data set.")
     corpus_revision: str | None = option(None, "Revision of a Hub data set.")
     text_unit: str | None = option(None, "A text; default: as blank lines say.", choices=["paragraph", "line"])
-    text_windows: str = option(
-        "all", "all: split long texts and join short ones; first: only the start.", choices=["all", "first"]
-    )
+    text_windows: str = option("all", "all: long texts split, short joined; first: starts.", choices=["all", "first"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
 
 
@@ -54,9 +52,7 @@ class ModelOptions:
     vocab_size: int | None = option(None, "WordPiece vocabulary to train.")
     tokenizer: str | None = option(None, "vocab.txt, folder or Hub name; default: WordPiece trained on the corpus.")
     cased: bool = option(False, "The tokenizer that is trained keeps capital letters.")
-    keep_accents: bool | None = option(
-        None, "The tokenizer keeps accents and vowel signs; default: unless English-like."
-    )
+    keep_accents: bool | None = option(None, "Keep accents and vowel signs; default: unless English-like.")
     dropout: float | None = option(None, "Hidden and attention dropout; default: the schedule's.")
     initializer_range: float | None = option(None, "Default: 1/sqrt(hidden size) for one narrow layer, else 0.02.")
     unigram_bias: bool | None = option(None, "Decoder bias from the tokens' log frequencies; default: the schedule's.")
@@ -67,11 +63,7 @@ class ModelOptions:
 @dataclass
 class ScheduleOptions:
     _argument_group_name = "schedule"
-    schedule: str = option(
-        "tlm",
-        "tlm (ours), paper (the authors'), or theirs with its faults repaired.",
-        choices=list(PRETRAINING_SCHEDULES),
-    )
+    schedule: str = option("tlm", "Ours, the authors', or theirs repaired.", choices=list(PRETRAINING_SCHEDULES))
     batch_size: int | None = option(None, f"Texts per optimizer step, over all processes (default: {BATCH_SIZE}).")
     time_budget: str | None = option(None, "Such as 8h or 1h30m: as many steps as fit into it, in place of epochs.")
     mlm_probability: float | None = option(None, "Share of tokens to predict; default: the schedule's.")
