@@ -79,7 +79,8 @@ def test_the_callers_random_numbers_and_threads_are_left_as_they_were():
     torch.manual_seed(5)
     random.seed(5)
     torch.set_num_threads(2)
-    TLMClassifier(encoder=str(shelf() / "encoder"), num_members=1, num_train_epochs=1.0).fit(TEXTS, LABELS)
+    options = {"encoder": str(shelf() / "encoder"), "num_members": 1, "num_train_epochs": 1.0}
+    TLMClassifier(**options, class_weights="balanced").fit(TEXTS, LABELS)
     assert np.random.rand() == np.random.RandomState(5).rand()  # noqa: NPY002
     assert random.random() == random.Random(5).random()
     assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))

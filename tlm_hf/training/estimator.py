@@ -67,6 +67,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     num_members: int = 3
     num_train_epochs: float | None = None
     learning_rate: float | None = None
+    class_weights: str | None = None
     max_length: int | None = None
     workers: int = 1
     seed: int = 0
