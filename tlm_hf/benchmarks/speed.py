@@ -29,7 +29,6 @@ from .. import runtime
 from ..data.tasks import load_task
 from ..errors import UserError, check_installed, check_range
 from ..evaluation.latency import alternating_medians, alternating_seconds, measure_seconds
-from ..evaluation.scoring import output_file
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.configuration_tlm import TLMConfig
@@ -70,8 +69,8 @@ class TimingArguments:
     def set_threads(self) -> int:
         """Check the options above, give torch its threads, and return their number."""
         check_range(self, 1, 10**6, "repeats", "num_threads")
-        if self.json is not None:
-            output_file(self.json, "json")
+        if self.json is not None and Path(self.json).expanduser().is_dir():
+            raise UserError(f"--json {self.json} is a folder: name a file.")
         threads = self.num_threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         return threads

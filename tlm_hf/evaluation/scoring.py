@@ -19,7 +19,7 @@ from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
 from ..data.tables import SPLITS
 from ..data.tasks import KNOWN, TaskArguments, every_row, load_task_from, task_hash
 from ..data.tokenization import tokenize
-from ..errors import UserError, flag
+from ..errors import UserError
 from ..export import freeze_if_possible, load_for_inference, takes_pairs
 from ..models.combination_committee import REGRESSION, SINGLE
 from ..models.joining_committee import problem_of_model
@@ -154,11 +154,11 @@ def score(arguments: ScoreArguments) -> Json:
     return results
 
 
-def output_file(output: str, name: str = "output") -> Path:
-    """The file of `--output` or another option; raises UserError where it cannot be written."""
+def output_file(output: str) -> Path:
+    """The file of `--output`; raises UserError where it cannot be written."""
     target = Path(output).expanduser().resolve()
     if target.is_dir() or not target.parent.is_dir():
-        raise UserError(f"{flag(name)} {output} is a folder, or is in none: name a file in a folder that exists.")
+        raise UserError(f"--output {output} is a folder, or is in none: name a file in a folder that exists.")
     return target
 
 
