@@ -111,19 +111,18 @@ def freeze(arguments: FreezeArguments) -> Json:
     """
     arguments.check()
     model = load_classifier(arguments.model).float()
-    identity = _identity(arguments.model, model)
     if isinstance(model, FrozenCommitteeForSequenceClassification):
         raise UserError(f"The model {arguments.model!r} is frozen already: name the committee that it was made from.")
     try:
         if not isinstance(model, CommitteeForSequenceClassification):
             model = CommitteeForSequenceClassification.from_members([model])
-        check_freezable(list(model.members))
-        _check_runtime(model, arguments.token_types)
+        check_freezable(list(model.members), 1 + arguments.token_types)
+        _check_runtime(model)
     except ValueError as error:
         raise UserError(str(error)) from error
     tokenizer = load_classifier_tokenizer(arguments.model, model)
     settings = {"table_dtype": arguments.table_dtype, "token_types": arguments.token_types}
-    run = Run(arguments.output_dir, "freeze", settings | identity)
+    run = Run(arguments.output_dir, "freeze", settings | _identity(arguments.model, model))
     if run.results is not None:
         return run.results
     measured: dict[str, float] = {}
@@ -144,7 +143,7 @@ def write_frozen(
     token_types: bool = False,
 ) -> FrozenCommitteeForSequenceClassification:
     """Freeze a committee into a folder: tables, tokenizer and `RUNTIME_FILES`; ValueError where that is impossible."""
-    _check_runtime(committee, token_types)
+    _check_runtime(committee)
     frozen = committee.freeze(table_dtype, tokenizer.cls_token_id, token_types)
     tokenizer.save_pretrained(folder)
     frozen.config.max_tokens = min(tokenizer.model_max_length, frozen.config.max_position_embeddings)
@@ -154,16 +153,13 @@ def write_frozen(
     return frozen
 
 
-def _check_runtime(committee: CommitteeForSequenceClassification, token_types: bool) -> None:
-    """Raise ValueError for what the runtime lacks, or the members."""
+def _check_runtime(committee: CommitteeForSequenceClassification) -> None:
+    """Raise ValueError for an activation that the runtime lacks; torch reads tables of any."""
     config: Any = committee.members[0].config
     if config.hidden_act not in runtime.ACTIVATIONS:
         known = ", ".join(runtime.ACTIVATIONS)
-        raise ValueError(
-            f"The members have the activation {config.hidden_act}, and tables are read with {known} alone."
-        )
-    if token_types and config.type_vocab_size < 2:
-        raise ValueError("The members know no second token type: leave --token-types out.")
+        remedy = f"tables are read with {known} alone"
+        raise ValueError(f"The members have the activation {config.hidden_act}, and {remedy}.")
 
 
 @torch.inference_mode()

@@ -156,7 +156,8 @@ def trained_on_another_split(source: str, *task_sha256: str) -> bool:
 
 def trained_on_file(source: str, task: str) -> bool:
     """Whether the folder's own results say that it was trained on rows of this file or folder."""
-    return portable_path(task) in [_own_results(source).get(name) for name in ("task", "data")]
+    results = _own_results(source)
+    return portable_path(task) in (results.get("task"), results.get("data"))
 
 
 def _own_results(source: str) -> Json:

@@ -27,13 +27,13 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from .. import runtime
 from ..data.tasks import load_task
-from ..errors import UserError, check_installed, check_range
+from ..errors import UserError, check_installed, check_range, first_line, refusing
 from ..evaluation.latency import alternating_medians, alternating_seconds, measure_seconds
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification
+from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification, check_freezable
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..option_fields import option
 from ..recipes import build_config
@@ -249,8 +249,9 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"--committees has {size}:{count}: write SIZE:MEMBERS, such as {GRID[0]}.")
         config = build_recipe(arguments.recipe, size)
-        if config.num_hidden_layers > 1 or config.has_convolution:
-            raise UserError(f"Only bert-1 and its wider forms can be frozen, and --recipe is {arguments.recipe}.")
+        no_tables = refusing(f"--recipe {arguments.recipe} has no tables", "choose bert-1", ValueError, say=first_line)
+        with no_tables, torch.device("meta"):
+            check_freezable([TLMForSequenceClassification(config)])
     check_installed(*NEEDED)
     threads, rows = arguments.set_threads(), []
     memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)

@@ -85,14 +85,14 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
     lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", hashlib.sha256(lines.encode()).hexdigest()[:32])
     files: dict[str, list[FileTable]] = {}
-    kind = by_split and _one_format([file for parts in by_split.values() for file in parts])
+    every = [file for parts in (by_split or {}).values() for file in parts]
+    kind = _one_format(every) if every else None
     if by_split is None:
         loaded = _load(str(path), path=str(path), name=config, cache_dir=str(cache))
     elif kind == "parquet":
         named = {split: [*map(str, parts)] for split, parts in by_split.items()}
         loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
     elif kind == "text":
-        every = [file for parts in by_split.values() for file in parts]
         loaded = datasets.DatasetDict(train=_read_texts(every, text_unit, written.encoding, cache))
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
@@ -152,11 +152,13 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
     if config is not None:
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
+    unread = []
     for file in () if is_plain else filled:
         if split := split_of(file.relative_to(path).as_posix()):
             splits[split].append(file)
-    unread = [file.name for file in filled if any(splits.values()) and file not in itertools.chain(*splits.values())]
-    if unread:
+        else:
+            unread.append(file.name)
+    if unread and any(splits.values()):
         logger.warning("Note: of %s these are not read, for their names tell no split: %s.", path, listed(unread))
     return {split: files for split, files in splits.items() if files} or {"train": filled}
 

@@ -78,9 +78,8 @@ class Table:
         for each in sorted(source.splits, key=lambda each: each not in SPLITS):  # `validation` comes before `dev`
             if split := split_of(each):
                 own.setdefault(split, each)
-        first = next(iter(source.splits))
         if not own or (len(source.splits) == 1 and "test" not in own):
-            own = {"train": first}
+            own = {"train": next(iter(source.splits))}
         if unread := [each for each in source.splits if each not in own.values()]:
             logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
         splits = {split: source.splits[own[split]] for split in SPLITS if split in own}

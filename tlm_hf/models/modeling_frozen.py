@@ -211,8 +211,8 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         return sums.view(batch, slices, -1)
 
 
-def check_freezable(members: Sequence[Any]) -> None:
-    """Raise ValueError at the first member that has no tables, or another shape than the first."""
+def check_freezable(members: Sequence[Any], types: int = 1) -> None:
+    """Raise ValueError at a member that has no tables, another shape than the first, or fewer token types."""
     own = re.compile(r"(?!.*(lora_|base_layer)).*\.(weight|bias)")
     for position, member in enumerate(members):
         config, fault = member.config, None
@@ -229,6 +229,8 @@ def check_freezable(members: Sequence[Any]) -> None:
             fault = f"has {different[0]} {getattr(config, different[0])}, unlike member 0: freeze equal members"
         if fault is not None:
             raise ValueError(f"Member {position} cannot be frozen, since it {fault}.")
+    if types > min(member.config.type_vocab_size for member in members):
+        raise ValueError("A member knows one token type only: leave token_types out.")
 
 
 @torch.no_grad()
@@ -238,9 +240,7 @@ def freeze_members(
     """Make the tables of one-layer classifiers, with the `committee`'s configuration; see its `freeze`."""
     if dtype not in TABLE_DTYPES:
         raise ValueError(f"dtype is {dtype!r}: choose one of {', '.join(TABLE_DTYPES)}.")
-    check_freezable(members)
-    if types > min(member.config.type_vocab_size for member in members):
-        raise ValueError("A member knows one token type only: leave token_types out.")
+    check_freezable(members, types)
     own = ("id2label", "label2id", "temperature", "combination", "threshold", "lexical_buckets")
     config = FrozenCommitteeConfig(
         num_members=len(members),

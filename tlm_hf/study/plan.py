@@ -74,7 +74,7 @@ class Planner:
         """The plan's baselines, on all or so many training texts of a class."""
         draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
         options = [{"task": task, "task_options": self.task_options(task, draw, train_per_label)} for draw in draws]
-        few = "" if train_per_label is None else f"-{train_per_label}-labels"
+        few = _of_labels(train_per_label)
         return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in self.plan.baselines for each in options]
 
     def label_counts(self, task: str) -> dict[int, int | None]:
@@ -125,8 +125,8 @@ class Planner:
         settings |= candidate.model_dump(exclude_none=True)
         arm = "scratch" if encoder is None else "pretrained"
         needs = (self.tokenizer,) if encoder is None else (self.tokenizer, encoder)
-        few = "" if train_per_label is None else f"-{train_per_label}-labels"
-        return StudyRun("finetune", f"{task}-{recipe}-{arm}-{seed}{few}", settings, needs)
+        name = f"{task}-{recipe}-{arm}-{seed}{_of_labels(train_per_label)}"
+        return StudyRun("finetune", name, settings, needs)
 
     def candidates(
         self, recipe: str, task: str, arm: str, train_per_label: int | None = None
@@ -245,6 +245,11 @@ class Planner:
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
         ordered += [self.latency] if compared else []  # it is measured alone on the machine
         return {run.name: run for run in ordered}, waiting
+
+
+def _of_labels(train_per_label: int | None) -> str:
+    """The end of the names of runs on so many training texts of a class; nothing for the task's own number."""
+    return "" if train_per_label is None else f"-{train_per_label}-labels"
 
 
 def _with_needs(run: StudyRun) -> Iterator[StudyRun]:

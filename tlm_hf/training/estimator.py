@@ -79,10 +79,10 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         """
         texts, y = _texts_in(X), np.asarray(y)
         check_consistent_length(texts, y)
-        filled = np.array([bool(text.strip()) for text in texts], dtype=bool)
-        if not filled.all():
-            logger.warning("%d texts are blank and were left out.", (~filled).sum())
-            texts, y = [text for text in texts if text.strip()], y[filled]
+        filled = [place for place, text in enumerate(texts) if text.strip()]
+        if len(filled) < len(texts):
+            logger.warning("%d texts are blank and were left out.", len(texts) - len(filled))
+            texts, y = [texts[place] for place in filled], y[filled]
         self.several_ = y.ndim == 2 and y.shape[1] > 1
         if self.several_:
             if not set(y.ravel().tolist()) <= {0, 1}:

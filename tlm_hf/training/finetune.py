@@ -112,10 +112,9 @@ def _score_and_save(
     """The results, which the main process writes with the classifier, its logits and its adapter."""
     seconds = time.perf_counter() - trainer.started
     tokenizer = trainer.processing_class
-    # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    adapted = trainer.model if isinstance(trainer.model, PeftModel) else None
-    final = trainer.model if adapted is None else copy.deepcopy(adapted).merge_and_unload()
+    model = trainer.without_autocast()
+    adapted = model if isinstance(model, PeftModel) else None
+    final = model if adapted is None else copy.deepcopy(adapted).merge_and_unload()
     problem_type, labels = problem_of(task), class_names(task)
     arrays: dict[str, np.ndarray] = {}
     if problem_type == REGRESSION:

@@ -215,8 +215,7 @@ class _Pretraining:
 
     def describe(self, trainer: RunTrainer, steps: int) -> Json:
         """What the results say; every process scores the encoder."""
-        # Without the autocast that Accelerate wraps around it: what is scored is what the saved model gives.
-        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        model = trainer.without_autocast()
         return {
             "model": self.name,
             "corpus": source_name(self.options.corpus.corpus),

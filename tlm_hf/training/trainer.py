@@ -108,6 +108,10 @@ class RunTrainer(Trainer):
         """Step of the checkpoint that training continued from; 0 for a start."""
         return 0 if self._continued is None else checkpoints.step_of(self._continued)
 
+    def without_autocast(self) -> Any:
+        """The model without the autocast that Accelerate wraps around it: it then scores as the saved one does."""
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+
     def _restore_run(self) -> None:
         """Restore what Trainer forgets: the running loss since the last log line, and where the best checkpoint is."""
         if self._continued is None:
