@@ -146,7 +146,7 @@ def write_frozen(
     _check_runtime(committee)
     frozen = committee.freeze(table_dtype, tokenizer.cls_token_id, token_types)
     tokenizer.save_pretrained(folder)
-    frozen.config.max_tokens = min(tokenizer.model_max_length, frozen.config.max_position_embeddings)
+    frozen.config.max_tokens = int(tokenizer.model_max_length)
     frozen.config.tokenizer_sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     frozen.save_pretrained(folder, max_shard_size="1TB")
     write_runtime(folder)

@@ -185,11 +185,12 @@ def load_matching_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizer
 
 
 def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Tokenizer of a classifier or committee, which truncates texts to its shortest member's length."""
+    """Tokenizer of a classifier or committee, which truncates texts to what is read: without words, by its members."""
     config = model.config
     parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
     tokenizer = load_matching_tokenizer(source, parts[0].vocab_size)
-    tokenizer.model_max_length = min(tokenizer.model_max_length, *(part.max_position_embeddings for part in parts))
+    if not getattr(config, "lexical_buckets", 0):
+        tokenizer.model_max_length = min(tokenizer.model_max_length, *(part.max_position_embeddings for part in parts))
     return tokenizer
 
 

@@ -122,9 +122,12 @@ class FrozenRuntime:
             weight = name.replace("step", "weight")
             unpacked = self.tables[weight] * self.tables.pop(name)[..., None]
             self.tables[weight] = np.ascontiguousarray(unpacked.transpose(0, 2, 1))
-        self.longest = min(config["max_position_embeddings"], config.get("max_tokens") or 2**31)  # tokens of a text
+        self.positions = config["max_position_embeddings"]  # the most tokens of a text that members read
+        self.longest = config.get("max_tokens") or self.positions  # that anything reads
+        if not config.get("lexical_buckets"):
+            self.longest = min(self.longest, self.positions)
         self.tokenizer.no_truncation()
-        self.pair_tokenizer.enable_truncation(self.longest)
+        self.pair_tokenizer.enable_truncation(min(self.longest, self.positions))
         for tokenizer in (self.tokenizer, self.pair_tokenizer):
             tokenizer.no_padding()
         (self.first, *self.last), sha256 = self.tokenizer.encode("").ids, hashlib.sha256(content).hexdigest()
@@ -206,9 +209,11 @@ class FrozenRuntime:
         """Each member's logits, float32 (texts, members, classes), of token ids that start with [CLS], and types."""
         order, tables = sorted(range(len(ids)), key=lambda index: len(ids[index])), self.tables
         logits = np.empty((len(ids), self.config["num_members"], len(self.labels)), np.float32)
+        longest = self.positions
+        short = [text if len(text) <= longest else [*text[: longest - 1], text[-1]] for text in ids]
         for start in range(0, len(ids), BATCH):
             rows = order[start : start + BATCH]
-            context = self._pool([ids[row] for row in rows], types and [types[row] for row in rows])
+            context = self._pool([short[row] for row in rows], types and [types[row] for row in rows])
             states = self._norm(self._dense("attention_output", context))
             inner = self._dense("intermediate", states)
             for member in inner:  # one at a time stays in the processor's cache
@@ -235,7 +240,7 @@ class FrozenRuntime:
     def _pool(self, texts: list[list[int]], types: list[list[int]] | None) -> np.ndarray:
         """Attention from [CLS]: token ids of each text to contexts, float32 (members, texts, hidden)."""
         tables, lengths = self.tables, np.array([len(text) for text in texts])
-        columns, positions = np.arange(lengths.max()), self.config["max_position_embeddings"]
+        columns, positions = np.arange(lengths.max()), self.positions
         mask = columns < lengths[:, None]
         ids, second = np.zeros(mask.shape, np.intp), np.zeros(mask.shape, bool)
         ids[mask] = np.concatenate(texts)

@@ -101,7 +101,7 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
         return None
     with tempfile.TemporaryDirectory() as folder:  # its files are mapped, so they live as long as the tables
         tokenizer.save_pretrained(folder)
-        frozen.config.max_tokens = min(int(tokenizer.model_max_length), frozen.config.max_position_embeddings)
+        frozen.config.max_tokens = int(tokenizer.model_max_length)
         frozen.save_pretrained(folder, max_shard_size="1TB")
         return FrozenRuntime(Path(folder))
 

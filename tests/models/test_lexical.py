@@ -1,5 +1,6 @@
 """The table of words: against scikit-learn's own model on explicit features, and in every form of a committee."""
 
+import copy
 import itertools
 
 import datasets
@@ -88,15 +89,19 @@ def test_the_table_is_scikit_learns_model(tokenizer, classes):
 
 
 @torch.no_grad()
-def test_it_is_in_every_form_of_a_committee(tokenizer, tmp_path):
+def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 40
     stocks = [
         BertForSequenceClassification(BertConfig(**TINY | {"vocab_size": len(tokenizer), "num_labels": 3}))
         for _ in range(2)
     ]
     for seed, stock in enumerate(stocks):
         randomise(stock, seed)
-    batch = tokenizer(NEW, padding=True, truncation=True, max_length=16, return_tensors="pt")
-    members = np.stack([stock.eval()(**batch).logits.numpy() for stock in stocks], axis=1)
+    cut = tokenizer(NEW, padding=True, truncation=True, max_length=16, return_tensors="pt")  # members' room
+    members = np.stack([stock.eval()(**cut).logits.numpy() for stock in stocks], axis=1)
+    batch = tokenizer(NEW, padding=True, truncation=True, return_tensors="pt")
+    assert batch["attention_mask"].sum(dim=1).max() == 40
     vectors = np.random.default_rng(0).normal(size=(len(tokenizer), 5))
     table = fit_lexical(tokenizer, vectors, rows_of(np.arange(len(TEXTS)) % 3), 3)
     by_words = table(batch["input_ids"], batch["attention_mask"]).numpy()
@@ -123,12 +128,15 @@ def test_it_is_in_every_form_of_a_committee(tokenizer, tmp_path):
     committee.subset([1]).save_pretrained(tmp_path / "one")
     one = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")(batch["input_ids"])
     assert torch.equal(one.logits, committee.subset([1])(batch["input_ids"]).logits)
-    tokenizer.model_max_length, before = 16, tokenizer.model_max_length
     runtime = load(tmp_path / "frozen")
     np.testing.assert_allclose(runtime.probabilities(NEW), expected, atol=1e-5)
     assert runtime([]) == []
     assert runtime.probabilities([]).shape == (0, expected.shape[1])
-    tokenizer.model_max_length = before
+    assert [each["truncated"] for each in runtime(NEW)] == [False] * (len(NEW) - 1) + [True]
+    with pytest.raises(ValueError, match="more than 16 tokens must be padded on the right"):
+        committee(batch["input_ids"].flip(1), batch["attention_mask"].flip(1))
+    with pytest.raises(ValueError, match="Pairs of texts have at most 16 tokens here, not 40"):
+        committee(batch["input_ids"], batch["attention_mask"], batch["attention_mask"])
 
 
 def test_members_and_table_are_weighed_by_validation():

@@ -229,17 +229,21 @@ class TextFacts:
         """Of the texts of all splits, with warnings of what is cut or unknown; `limit` as of `warn_of_cut`."""
         texts = as_one_text([text for split in task.values() for text in texts_of(split)])
         facts = cls.of_texts(texts, tokenizer, max_length)
-        facts.warn_of_cut(limit)
+        facts.warn_of_cut(limit, tokenizer.model_max_length)
         facts.warn_of_unknown()
         return facts
 
-    def warn_of_cut(self, limit: int) -> None:
-        """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows."""
+    def warn_of_cut(self, limit: int, words: int) -> None:
+        """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows.
+
+        A table of words reads so many tokens, which may be more.
+        """
         enough = min(self.percentile_95, LONGEST_DEFAULT)
         own = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)}"
         remedy = own if self.max_length >= limit else f"--max-length {min(enough, limit)}"
+        whole = f"; the table of words reads {words}" if words > self.max_length else ""
         if self.longer:
-            logger.warning(f"{self._longer('cut')}: {remedy} reads more of them.")
+            logger.warning(f"{self._longer('cut')}{whole}: {remedy} reads more of them.")
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""

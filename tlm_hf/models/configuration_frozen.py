@@ -28,7 +28,8 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         cls_token_id: the token that every text starts with; it is folded into the tables.
         table_dtype: `float32`, `float16` (value rows) or `int8` (value rows and layers); all else is float32.
         type_vocab_size: 1 for single texts, 2 where there are tables of token type 1 for pairs too.
-        max_tokens: tokens of a text that the runtime reads; None: max_position_embeddings.
+        max_tokens: tokens of a text that the runtime reads, more than max_position_embeddings with a table of words
+            alone; None: max_position_embeddings.
         tokenizer_sha256: hash of the tokenizer.json that the members were trained with, where it is known.
     """
 

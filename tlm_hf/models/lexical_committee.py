@@ -36,6 +36,29 @@ def hash_words(ids: Tensor, continues: Tensor, buckets: int) -> tuple[Tensor, Te
     return hashes, (1 - continues) * following
 
 
+def first_tokens(
+    longest: int, ids: Tensor, mask: Tensor | None, types: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What members read of texts that the table reads whole: at most `longest` tokens, the last one as the text has it.
+
+    Ids, mask and token types are (batch, sequence). Raises ValueError where a text must be cut and is padded on the
+    left, or a pair.
+    """
+    length, is_traced = ids.shape[1], torch.compiler.is_compiling()
+    if length <= longest and not is_traced:
+        return ids, mask, types
+    present = torch.ones_like(ids) if mask is None else mask
+    if not is_traced and not bool(present[:, 0].all()):
+        raise ValueError(f"Texts of more than {longest} tokens must be padded on the right.")
+    if not is_traced and types is not None and bool(types.any()):
+        raise ValueError(f"Pairs of texts have at most {longest} tokens here, not {length}: truncate them.")
+    size = torch.sym_min(length, longest)  # a number in eager mode
+    ends = present.sum(dim=1, keepdim=True).long()
+    is_end = (torch.arange(size, device=ids.device) == longest - 1) & (ends > longest)
+    first = torch.where(is_end, ids.gather(1, ends - 1), ids[:, :size])
+    return first, present[:, :size], None if types is None else types[:, :size]
+
+
 class LexicalTable(nn.Module):
     """The table; it takes no gradient."""
 

@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from .combination_committee import CommitteeOutput, committee_output
 from .configuration_committee import CommitteeConfig
 from .joining_committee import check_member, check_tokenizers, in_label_order, open_member, problem_of_model
-from .lexical_committee import LexicalTable
+from .lexical_committee import LexicalTable, first_tokens
 from .modeling_frozen import FrozenCommitteeForSequenceClassification, freeze_members
 from .modeling_tlm import TLMForSequenceClassification, TLMPreTrainedModel
 
@@ -140,10 +140,18 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> CommitteeOutput:
-        """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are as `loss_of` says."""
+        """Let every member classify the same tokens (inputs of `TLMModel.forward`); `labels` are as `loss_of` says.
+
+        With a table of words, texts may be longer than the members read: they get the `first_tokens`.
+        """
         if kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("Give a committee input_ids, not inputs_embeds: each member has other word embeddings.")
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
+        inputs: Any = (input_ids, attention_mask, token_type_ids)
+        if self.lexical is not None:
+            longest = min(self[place].config.max_position_embeddings for place in range(len(self)))
+            inputs = first_tokens(longest, *inputs)
+            position_ids = None if position_ids is None else position_ids[:, :longest]
+        inputs = (*inputs, position_ids)
         logits = torch.stack([member(*inputs, return_dict=True, **kwargs).logits for member in self.members], dim=1)
         if self.lexical is not None:
             logits = logits + self.lexical(input_ids, attention_mask)[:, None]

@@ -29,7 +29,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .combination_committee import SINGLE, CommitteeOutput, committee_output
 from .configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
-from .lexical_committee import LexicalTable
+from .lexical_committee import LexicalTable, first_tokens
 
 SHARED = (  # fields that all members' configurations share, and the frozen one takes over
     *("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps"),
@@ -138,7 +138,10 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         other than 0 need tables frozen with token types; `labels` are as `loss_of` says.
         """
         self._check(input_ids, attention_mask, token_type_ids, kwargs)
-        states = self._norm(self.attention_output(self._pool(input_ids, attention_mask, token_type_ids)))
+        inputs: Any = (input_ids, attention_mask, token_type_ids)
+        if self.lexical is not None:  # it reads longer texts than the members
+            inputs = first_tokens(self.config.max_position_embeddings, *inputs)
+        states = self._norm(self.attention_output(self._pool(*inputs)))
         inner = self.activation(self.intermediate(states))
         states = self._norm(self.output(inner, torch.addcmul(self.output.bias, states, self.gain)))
         member_logits = self.classifier(torch.tanh(self.pooler(states))).transpose(0, 1)
@@ -154,7 +157,7 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
             fault = f"takes no {given[0]}"
         elif ids is None or ids.dim() != 2 or (mask is not None and mask.shape != ids.shape):
             fault = "takes input_ids (batch, sequence) and a mask of that shape"
-        elif ids.shape[1] > longest:
+        elif ids.shape[1] > longest and self.lexical is None:
             fault = f"takes at most {longest} tokens, not {ids.shape[1]}"
         elif ids.device.type == "cpu" and not torch.compiler.is_compiling():
             if bool((ids[:, 0] != first).any()):

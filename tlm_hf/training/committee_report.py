@@ -166,8 +166,10 @@ def notes(results: Json) -> dict[str, list[str]]:
     if counts["test"] < MANY_TESTED:
         about.append(f"{counts['test']} test rows are few, so their scores say little.")
     if facts["longer"]:
-        cut = f"{facts['longer']:,} texts are longer than {facts['max_length']} tokens and are cut"
-        about.append(f"{cut} ({facts['share_beyond']:.1%} of all tokens).")
+        longest, words = facts["max_length"], results["table_tokens"]
+        cut = f"{facts['longer']:,} texts are longer than {longest} tokens and are cut"
+        share, whole = f"({facts['share_beyond']:.1%} of all tokens)", f"; the table of words reads {words}"
+        about.append(f"{cut} for members {share}{whole}." if words > longest else f"{cut} {share}.")
     if results["time_budget"] is not None:
         about.append(results["time_budget"])
     points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])

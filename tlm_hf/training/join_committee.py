@@ -94,13 +94,14 @@ def join_members(
     task: datasets.DatasetDict,
     committee: CommitteeForSequenceClassification,
     tokenizer: PreTrainedTokenizerBase,
-    table: LexicalTable | None = None,
+    words_of: tuple[LexicalTable, PreTrainedTokenizerBase] | None = None,
     held_out: Sequence[tuple[datasets.Dataset, np.ndarray]] = (),
 ) -> Joined:
-    """Steps 3 to 5 of `join_committee`; every member's logits get those of `table` added where it is given.
+    """Steps 3 to 5 of `join_committee`; every member's logits get those of a table of words added where it is given.
 
-    Where members had their own validation rows, `held_out` are those of each, with logits (texts, classes) of a table
-    that has not seen them. What is chosen on validation is then chosen on them all, by their one member's logits.
+    The table's tokenizer, which may read more of a text, becomes the committee's. Where members had their own
+    validation rows, `held_out` are those of each, with logits (texts, classes) of a table that has not seen them. What
+    is chosen on validation is then chosen on them all, by their one member's logits.
     """
     # 3. Every member's logits (texts, members, classes) on validation and test
     problem_type, combination, config = problem_of(task), arguments.combination, committee.config
@@ -108,15 +109,16 @@ def join_members(
     texts = {split: texts_of(task[split]) for split in (["test"] if held_out else labels)}
     options = {"show_progress": not arguments.disable_tqdm, "member_logits": True}
     logits = {split: predict_logits(committee, tokenizer, each, **options)[0] for split, each in texts.items()}
-    words = {} if table is None else {split: lexical_logits(table, tokenizer, each) for split, each in texts.items()}
+    words = {} if words_of is None else {split: lexical_logits(*words_of, each) for split, each in texts.items()}
     if held_out:
         logits["validation"], words["validation"], labels["validation"] = _join_held_out(committee, tokenizer, held_out)
-    if table is not None:
+    if words_of is not None:
         of_texts = OF_FEW if len(task["train"]) <= FEW else OF_TEXTS
         start = OF_PAIRS if PAIR in task["test"].column_names else of_texts
         known = labels["validation"]
         share, scale = weigh(logits["validation"], words["validation"], known, combination, problem_type, start)
-        add_table(committee, table, share, scale)
+        add_table(committee, words_of[0], share, scale)
+        tokenizer = words_of[1]
         logits = {split: share * each + scale * words[split][:, None] for split, each in logits.items()}
 
     # 4. The temperature (and of several labels the threshold), chosen on validation

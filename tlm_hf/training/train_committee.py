@@ -163,12 +163,12 @@ def _train(
     # 4. Linear models and members
     task = splits[0]
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
-    tokenizer, text_facts = _measure_texts(arguments, task, encoders[0])
+    whole, text_facts = _measure_texts(arguments, task, encoders)
     linear, pipeline = fit_tfidf(task, refit=not arguments.keep_validation)
-    vectors = word_vectors(tokenizer, encoders)
-    fit_table = partial(fit_lexical, tokenizer, vectors, num_labels=len(class_names(task)))
+    vectors = word_vectors(whole, encoders)
+    fit_table = partial(fit_lexical, whole, vectors, num_labels=len(class_names(task)))
     table = fit_table(task["train"])
-    curve = committee_report.learning_curve(tokenizer, vectors, task, table)
+    curve = committee_report.learning_curve(whole, vectors, task, table)
     within = fit()
     logger.info("4 of 5: fine-tuning members (%d)", len(tuning["models"]))
     tuned = finetune_members(workers=arguments.workers, **tuning)["members"]
@@ -184,9 +184,9 @@ def _train(
         for turn, split in enumerate(splits[: len(members)]):
             of_turn = fit_table(split["train"]) if turn else table
             rows = split["validation"]
-            held_out.append((rows, lexical_logits(of_turn, tokenizer, texts_of(rows))))
+            held_out.append((rows, lexical_logits(of_turn, whole, texts_of(rows))))
         table = fit_table(learnable(task))
-    joined = join_members(joining, task, committee, tokenizer, table, held_out)
+    joined = join_members(joining, task, committee, tokenizer, (table, whole), held_out)
     results = {
         "output_dir": portable_path(str(run.folder)),
         "data": arguments.data,
@@ -195,6 +195,7 @@ def _train(
         "members_without_words": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
+        "table_tokens": whole.model_max_length,
         "time_budget": within,
         "kind": KIND_WORDS[problem_of(task)].format(len(class_names(task))),
         "rows": {split: len(rows) for split, rows in task.items()},
@@ -250,14 +251,20 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
 
 
 def _measure_texts(
-    arguments: OwnDataArguments, task: datasets.DatasetDict, encoder: str
+    arguments: OwnDataArguments, task: datasets.DatasetDict, encoders: list[str]
 ) -> tuple[PreTrainedTokenizerBase, TextFacts]:
-    """The encoders' tokenizer, and what is cut or unknown in the texts of all splits, which is said."""
-    config = loading.read_encoder_config(encoder)
-    tokenizer, limit = loading.load_matching_tokenizer(encoder, config["vocab_size"]), config["max_position_embeddings"]
-    tokenizer.model_max_length = arguments.max_length or min(tokenizer.model_max_length, limit)
+    """The tokenizer of the table of words, and what is cut or unknown in the texts of all splits, which is said.
+
+    Where nothing says how much of a text is read, the table reads more of it than the members can.
+    """
+    configs = [loading.read_encoder_config(name) for name in encoders]
+    limit = min(config["max_position_embeddings"] for config in configs)
+    tokenizer = loading.load_matching_tokenizer(encoders[0], configs[0]["vocab_size"])
+    length = arguments.max_length or min(tokenizer.model_max_length, limit)
+    is_free = arguments.max_length is None and arguments.text_pair_column is None and length == limit
+    tokenizer.model_max_length = max(length, LONGEST_DEFAULT) if is_free else length
     longest = limit if arguments.encoder else LONGEST_DEFAULT
-    return tokenizer, TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, longest)
+    return tokenizer, TextFacts.of_task(task, tokenizer, length, longest)
 
 
 def _pretrain_encoders(

@@ -24,7 +24,10 @@ class OwnDataArguments(TableFormat):
     learning_rate: float | None = option(None, "Peak learning rate (default: by the number of rows).", group=MEMBERS)
     class_weights: str | None = option(None, "balanced: rare classes count more.", choices=["balanced"], group=MEMBERS)
     max_length: int | None = option(
-        None, "Tokens of a text (default: the encoder's; with none: of 95%% of the texts, up to 512).", group=MEMBERS
+        None,
+        "Tokens of a text (default: the encoder's, and 512 for the table of words; with none: of 95%% of the texts, up "
+        "to 512).",
+        group=MEMBERS,
     )
     seed: int = option(0, "Seed of the split and of the members.", group=MEMBERS)
     keep_validation: bool = option(
