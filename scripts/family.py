@@ -69,7 +69,7 @@ def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
         for chosen in sides[side]:
             joining = CommitteeArguments(source, members=[str(members[index]) for index in chosen], disable_tqdm=True)
             own = copy.deepcopy(table)  # joining changes it
-            joined = join_members(joining, task, load_members(joining, task), tokenizer, own)
+            joined = join_members(joining, task, load_members(joining, task), tokenizer, (own, tokenizer))
             right.append(joined.logits.argmax(axis=-1) == labels)
         answers[f"{side}, with words"] = Answers(np.array(right, dtype=float))
     means = text_means(tokenizer, vectors)

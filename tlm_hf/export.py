@@ -34,6 +34,7 @@ TOLERANCE = 1e-3  # largest difference to torch's float32 logits that an export 
 OF_LOADING = ("_name_or_path", "transformers_version", "dtype")  # fields of a configuration that change no answer
 RUNTIME_FILES = ("tlm_runtime.py", "handler.py")
 SAMPLE = ["A short text.", "Another one, which is a little longer than the first, so that one of them is filled up."]
+LONG = f"{SAMPLE[1]} " * 20  # longer than members read, where a table of words reads more
 
 
 @dataclass
@@ -166,10 +167,10 @@ def _check_runtime(committee: CommitteeForSequenceClassification) -> None:
 def measure_tables(committee: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     """Bytes of the tables in a folder, and the largest difference of the runtime's member logits on a sample."""
     answers, largest = runtime.load(folder), 0.0
-    samples: list[list[Any]] = [SAMPLE, list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs if it takes them
-    for texts in samples[: answers.config.get("type_vocab_size", 1)]:
-        cut: Json = {"truncation": True, "max_length": answers.longest, "return_token_type_ids": True}
-        batch = tokenizer(texts, padding=True, return_tensors="pt", **cut)
+    samples: list[list[Any]] = [[*SAMPLE, LONG], list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs if it takes them
+    limits, options = (answers.longest, answers.positions), {"return_token_type_ids": True, "return_tensors": "pt"}
+    for texts, limit in list(zip(samples, limits, strict=True))[: answers.config.get("type_vocab_size", 1)]:
+        batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, **options)
         difference = answers.member_logits(*answers.encode(texts)[:2]) - committee(**batch).member_logits.numpy()
         largest = max(largest, float(abs(difference).max()))
     return {"bytes": (folder / "model.safetensors").stat().st_size, "max_abs_diff": largest}
@@ -309,8 +310,10 @@ def freeze_if_possible(
 
 @torch.inference_mode()
 def compare(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Largest absolute difference of the file's logits from torch's on two (pairs of) texts of different length."""
-    pairs = SAMPLE[::-1] if takes_pairs(model) else None
-    batch = tokenizer(SAMPLE, pairs, padding=True, truncation=True, return_tensors="pt")
-    batch = {name: batch[name] for name in INPUTS if name in batch}
-    return float((OnnxClassifier(path, model.config)(**batch).logits - model(**batch).logits).abs().max())
+    """Largest absolute difference of the file's logits from torch's on texts, and pairs, of different length."""
+    exported, largest = OnnxClassifier(path, model.config), 0.0
+    for texts in [([*SAMPLE, LONG],), (SAMPLE, SAMPLE[::-1])][: 1 + takes_pairs(model)]:
+        batch = tokenizer(*texts, padding=True, truncation=True, return_tensors="pt")
+        batch = {name: batch[name] for name in INPUTS if name in batch}
+        largest = max(largest, float((exported(**batch).logits - model(**batch).logits).abs().max()))
+    return largest

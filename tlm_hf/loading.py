@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.embedded import model_folder, pretrained
-from .data.tokenization import load_tokenizer
+from .data.tokenization import LONGEST_DEFAULT, load_tokenizer
 from .errors import UserError, first_line, listed, no_model
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
@@ -184,13 +184,20 @@ def load_matching_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizer
     return tokenizer
 
 
+def longest_of_members(config: PreTrainedConfig) -> int:
+    """The most tokens of a text that a classifier reads, or every member of a committee."""
+    parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
+    return min(part.max_position_embeddings for part in parts)
+
+
 def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Tokenizer of a classifier or committee, which truncates texts to what is read: without words, by its members."""
-    config = model.config
+    """Tokenizer of a classifier or committee, which truncates to what it reads: its members, or its table of words."""
+    config, longest = model.config, longest_of_members(model.config)
     parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
     tokenizer = load_matching_tokenizer(source, parts[0].vocab_size)
-    if not getattr(config, "lexical_buckets", 0):
-        tokenizer.model_max_length = min(tokenizer.model_max_length, *(part.max_position_embeddings for part in parts))
+    if getattr(config, "lexical_buckets", 0):
+        longest = max(longest, LONGEST_DEFAULT)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return tokenizer
 
 

@@ -24,6 +24,7 @@ except ModuleNotFoundError:
 LONGEST_TEXT = 20_000  # characters that are looked at; no encoder here reads more tokens than a fraction of them holds
 MOST_MASKS, LIKELIEST = 10, 5
 MOST_WORDS = 60  # words of a text that are left out in turn
+MOST_TOKENS = 512  # of a text
 SLICE, LONGEST_RACE = 0.04, 30.0  # seconds that an entrant of the race runs before the next one does, and of the race
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 PATH = re.compile(r"(/[\w.@-]+){2,}")
@@ -60,8 +61,8 @@ class Model:
 
     @property
     def longest(self) -> int:
-        """Tokens of a text that are read."""
-        return min(int(self.tokenizer.model_max_length), 512)
+        """Tokens of a text that are read: by members, or by a committee's table of words, which may read more."""
+        return min(int(self.tokenizer.model_max_length), MOST_TOKENS)
 
     @torch.inference_mode()
     def by_torch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +102,7 @@ def freeze(model: Any, tokenizer: Any) -> FrozenRuntime | None:
         return None
     with tempfile.TemporaryDirectory() as folder:  # its files are mapped, so they live as long as the tables
         tokenizer.save_pretrained(folder)
-        frozen.config.max_tokens = int(tokenizer.model_max_length)
+        frozen.config.max_tokens = min(int(tokenizer.model_max_length), MOST_TOKENS)
         frozen.save_pretrained(folder, max_shard_size="1TB")
         return FrozenRuntime(Path(folder))
 
@@ -132,8 +133,10 @@ def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
     (probabilities,), (logits,) = committee.answer([text])
     milliseconds = 1000 * (time.perf_counter() - start)
     total, longest = len(committee.tokenizer(text, verbose=False)["input_ids"]), committee.longest
-    if total > longest:
-        notes.append(f"The text has {total:,} tokens; the models read the first {longest}.")
+    members = min(longest, committee.frozen.positions) if committee.frozen else longest
+    if total > members:
+        whole = f", and their table of words {longest}" if longest > members else ""
+        notes.append(f"The text has {total:,} tokens; the models read the first {members}{whole}.")
     words, falls, best = text.split(), np.zeros(0), int(probabilities.argmax())
     if leave_out and committee.frozen is not None and len(words) > 1:
         without = [" ".join(words[:place] + words[place + 1 :]) for place in range(min(len(words), MOST_WORDS))]
@@ -180,7 +183,8 @@ def processor() -> str:
 
 def untrained_bert(committee: Model) -> Model:
     """A stock BERT of six layers, each as wide as a member's: its weights are random, so only its speed counts."""
-    config = BertConfig(**(committee.model.config.member_configs[0] | {"num_hidden_layers": 6}))
+    shape = {"num_hidden_layers": 6, "max_position_embeddings": committee.longest}
+    config = BertConfig(**(committee.model.config.member_configs[0] | shape))
     return Model("", "", BertForSequenceClassification(config).eval(), committee.tokenizer)
 
 

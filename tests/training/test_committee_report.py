@@ -25,6 +25,7 @@ RESULTS = {
     "members_without_words": [{}, {}],
     "keep_validation": False,
     "text_facts": {"longer": 2, "max_length": 128, "share_beyond": 0.018},
+    "table_tokens": 512,
     "learning_curve": {
         "metric": "accuracy",
         "points": [{"rows": 10, "score": 0.5}, {"rows": 21, "score": 0.6}, {"rows": 42, "score": 0.65}],
@@ -80,6 +81,8 @@ def test_advice():
     about, advice = notes(RESULTS).values()
     assert "62 rows" in about[0]
     assert "11 test rows are few" in about[1]
+    assert about[2].endswith("are cut for members (1.8% of all tokens); the table of words reads 512.")
+    assert notes(RESULTS | {"table_tokens": 128})["about"][2].endswith("are cut (1.8% of all tokens).")
     assert about[3] == RESULTS["time_budget"]
     assert "0.600 with 21, 0.650 with 42" in advice[1]
     assert "+5.0 points (95% interval of the difference +1.0 to +9.0). More labels would help." in advice[1]

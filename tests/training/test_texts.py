@@ -4,11 +4,14 @@ import logging
 import random
 
 import datasets
+import numpy as np
 import pytest
 import transformers
 from helpers_commands import WORDS, labelled_rows
 
 from tlm_hf.errors import UserError
+from tlm_hf.evaluation.predict import predict
+from tlm_hf.runtime import load
 from tlm_hf.training.finetune import finetune
 from tlm_hf.training.pretrain import pretrain
 from tlm_hf.training.train_committee import train_committee
@@ -100,3 +103,28 @@ def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
         with pytest.raises(UserError, match=said):
             train_committee(datasets.Dataset.from_list(rows), max_length=length, output_dir=str(tmp_path / "no"))
     assert not (tmp_path / "no").exists()
+
+
+def test_words_beyond_what_members_read_tell_the_class(tmp_path, log):
+    pretrain(corpus="docstrings", num_texts=100, max_steps=2, output_dir=str(tmp_path / "encoder"), **QUICK)
+    rng = random.Random(0)
+    beginnings = [" ".join(rng.choices("abcdefgh", k=50)) for _ in range(30)]
+    rows = [{"text": f"{text} {kind}", "label": kind} for text in beginnings for kind in ("array", "string")]
+    assert min(tokens_of(tmp_path / "encoder", [row["text"] for row in rows])) > 32
+    accuracies, said = [], "for members; the table of words reads 512. With an encoder pre-trained with --max-length"
+    for length in (None, 32):
+        folder = tmp_path / f"length-{length}"
+        _, results = train_committee(
+            datasets.Dataset.from_list(rows), num_members=1, encoder=[str(tmp_path / "encoder")], max_length=length,
+            num_train_epochs=0.1, workers=1, output_dir=str(folder),
+        )  # fmt: skip
+        assert "60 of 60 texts are longer than 32 tokens and are cut" in log.text
+        assert (said in log.text) == (length is None)
+        log.clear()
+        accuracies.append(results["committee"]["accuracy"])
+        answers = predict([row["text"] for row in rows], str(folder), freeze=False)
+        frozen = load(folder).probabilities([row["text"] for row in rows])
+        expected = [list(answer.probabilities.values()) for answer in answers]
+        np.testing.assert_allclose(frozen, expected, atol=1e-5)
+    assert accuracies[0] == 1
+    assert accuracies[1] <= 0.5  # equal texts of both classes

@@ -233,7 +233,7 @@ class TextFacts:
         facts.warn_of_unknown()
         return facts
 
-    def warn_of_cut(self, limit: int, words: int) -> None:
+    def warn_of_cut(self, limit: int, words: int = 0) -> None:
         """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows.
 
         A table of words reads so many tokens, which may be more.
@@ -241,9 +241,11 @@ class TextFacts:
         enough = min(self.percentile_95, LONGEST_DEFAULT)
         own = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)}"
         remedy = own if self.max_length >= limit else f"--max-length {min(enough, limit)}"
-        whole = f"; the table of words reads {words}" if words > self.max_length else ""
-        if self.longer:
-            logger.warning(f"{self._longer('cut')}{whole}: {remedy} reads more of them.")
+        if self.longer and words > self.max_length:
+            read = f"{self._longer('cut')} for members; the table of words reads {words}"
+            logger.warning(f"{read}. With {own} members read more of them.")
+        elif self.longer:
+            logger.warning(f"{self._longer('cut')}: {remedy} reads more of them.")
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""

@@ -84,7 +84,8 @@ def predict_logits(
 ) -> tuple[np.ndarray, int]:
     """Logits float32 (n, classes) of n texts or pairs, and how many were cut to the tokenizer's `model_max_length`.
 
-    With `member_logits` they are those of a committee's members, (n, members, classes).
+    Pairs are cut to what members read. With `member_logits` they are those of a committee's members, (n, members,
+    classes).
     """
     model.eval()
     are_pairs = len(texts) > 0 and not isinstance(texts[0], str)
@@ -92,6 +93,7 @@ def predict_logits(
         raise UserError("It was frozen for single texts: for pairs, freeze it with tlm freeze --token-types.")
     bare: Json = {"return_attention_mask": False, "return_token_type_ids": are_pairs}
     limit, encoded = tokenizer.model_max_length, tokenizer(list(texts), verbose=False, **bare)
+    limit = min(limit, loading.longest_of_members(model.config)) if are_pairs else limit
     truncated = sum(len(row) > limit for row in encoded["input_ids"])
     if truncated:
         encoded = tokenizer(list(texts), truncation=True, max_length=limit, **bare)

@@ -29,9 +29,9 @@ def hash_words(ids: Tensor, continues: Tensor, buckets: int) -> tuple[Tensor, Te
 
     Both `ids` and `continues`, which is 1 or 0 of each token, are (batch, sequence).
     """
-    word = (1 - continues).cumsum(dim=1)
-    together = (word[:, :, None] == word[:, None]).to(ids.dtype)
-    hashes = (together * (ids * ids * MULTIPLIER % PRIME)[:, None]).sum(dim=2) % buckets
+    word = (1 - continues).cumsum(dim=1).long()  # its number in the text, from 0 or 1
+    of_words = ids.new_zeros(len(ids), ids.shape[1] + 1).scatter_add(1, word, ids * ids * MULTIPLIER % PRIME)
+    hashes = of_words.gather(1, word) % buckets
     following = nn.functional.pad(continues[:, 1:], (0, 1))
     return hashes, (1 - continues) * following
 
@@ -48,14 +48,15 @@ def first_tokens(
     if length <= longest and not is_traced:
         return ids, mask, types
     present = torch.ones_like(ids) if mask is None else mask
-    if not is_traced and not bool(present[:, 0].all()):
+    columns = torch.arange(length, device=ids.device)
+    last = ((present != 0) * columns).amax(dim=1, keepdim=True)  # the place of [SEP]
+    if not is_traced and bool(((last >= longest) & (present[:, :1] == 0)).any()):
         raise ValueError(f"Texts of more than {longest} tokens must be padded on the right.")
     if not is_traced and types is not None and bool(types.any()):
         raise ValueError(f"Pairs of texts have at most {longest} tokens here, not {length}: truncate them.")
     size = torch.sym_min(length, longest)  # a number in eager mode
-    ends = present.sum(dim=1, keepdim=True).long()
-    is_end = (torch.arange(size, device=ids.device) == longest - 1) & (ends > longest)
-    first = torch.where(is_end, ids.gather(1, ends - 1), ids[:, :size])
+    is_end = (columns[:size] == longest - 1) & (last >= longest)
+    first = torch.where(is_end, ids.gather(1, last), ids[:, :size])
     return first, present[:, :size], None if types is None else types[:, :size]
 
 
@@ -73,8 +74,8 @@ class LexicalTable(nn.Module):
         """Ids and mask (batch, sequence) to float32 (batch, num_labels)."""
         present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         words, present = len(self.idf), present.to(self.bias.dtype)
-        equal = (input_ids[:, :, None] == input_ids[:, None]).to(present.dtype)
-        counts = torch.einsum("bst,bt->bs", equal, present).clamp(min=1)
+        of_tokens = present.new_zeros(len(present), words).scatter_add(1, input_ids, present)
+        counts = of_tokens.gather(1, input_ids).clamp(min=1)
         shares = present * (1 + counts.log()) / counts
         norm = (shares.square() * counts * self.idf[input_ids].square()).sum(dim=1, keepdim=True).sqrt()
         buckets = (len(self.weight) - words) // 2

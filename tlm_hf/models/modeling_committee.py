@@ -147,7 +147,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         if kwargs.pop("inputs_embeds", None) is not None:
             raise ValueError("Give a committee input_ids, not inputs_embeds: each member has other word embeddings.")
         inputs: Any = (input_ids, attention_mask, token_type_ids)
-        if self.lexical is not None:
+        if self.lexical is not None and input_ids is not None:
             longest = min(self[place].config.max_position_embeddings for place in range(len(self)))
             inputs = first_tokens(longest, *inputs)
             position_ids = None if position_ids is None else position_ids[:, :longest]

@@ -163,7 +163,7 @@ def _train(
     # 4. Linear models and members
     task = splits[0]
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
-    whole, text_facts = _measure_texts(arguments, task, encoders)
+    whole, text_facts = _measure_texts(arguments, task, tuning["models"])
     linear, pipeline = fit_tfidf(task, refit=not arguments.keep_validation)
     vectors = word_vectors(whole, encoders)
     fit_table = partial(fit_lexical, whole, vectors, num_labels=len(class_names(task)))
