@@ -171,7 +171,8 @@ def warn_of_pairs(source: str, texts: Sequence[Any]) -> None:
     words = "pairs, and these texts are single: give --text-pair-column"
     if are_pairs:
         words = "single texts, and these texts are pairs: leave out --text-pair-column"
-    if results and are_pairs != bool(results.get("task_options", results).get("text_pair_column")):
+    converted = results.get("kind") in ("export", "freeze")  # whose results do not say it
+    if results and not converted and are_pairs != bool(results.get("task_options", results).get("text_pair_column")):
         logger.warning("The model %s was trained on %s.", source, words)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from tlm_hf.data.tokenization import TextFacts
 from tlm_hf.evaluation.intervals import Interval
 from tlm_hf.models.combination_committee import SINGLE
 from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, doubtful_rows, notes, recommend, write_page
@@ -24,7 +25,7 @@ RESULTS = {
     "doubtful": {"most uncertain": [{"text": NASTY, "label": "farm", "predicted": NASTY, "probability": 0.51}]},
     "members_without_words": [{}, {}],
     "keep_validation": False,
-    "text_facts": {"longer": 2, "max_length": 128, "share_beyond": 0.018},
+    "text_facts": vars(TextFacts(62, 128, 2, 0, 0.018, 90, 0.0, 1)),
     "table_tokens": 512,
     "learning_curve": {
         "metric": "accuracy",
@@ -81,8 +82,9 @@ def test_advice():
     about, advice = notes(RESULTS).values()
     assert "62 rows" in about[0]
     assert "11 test rows are few" in about[1]
-    assert about[2].endswith("are cut for members (1.8% of all tokens); the table of words reads 512.")
-    assert notes(RESULTS | {"table_tokens": 128})["about"][2].endswith("are cut (1.8% of all tokens).")
+    cut, share = "2 of 62 texts are longer than 128 tokens and are cut", "(1.8% of all tokens)"
+    assert about[2] == f"{cut} for the members {share}; the table of words reads 512 (longer than that: 1)."
+    assert notes(RESULTS | {"table_tokens": 128})["about"][2] == f"{cut} {share}."
     assert about[3] == RESULTS["time_budget"]
     assert "0.600 with 21, 0.650 with 42" in advice[1]
     assert "+5.0 points (95% interval of the difference +1.0 to +9.0). More labels would help." in advice[1]

@@ -94,8 +94,9 @@ def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
         datasets.Dataset.from_list(rows), num_members=1, encoder=["none"], size="smoke", pretrain_steps=2,
         num_train_epochs=0.1, workers=1, output_dir=str(tmp_path / "out"),
     )  # fmt: skip
-    limit = transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length
-    assert results["text_facts"]["max_length"] == limit > 32
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 512  # the table of words
+    limit = results["text_facts"]["max_length"]
+    assert limit == load(tmp_path / "out").positions > 32
     lengths = tokens_of(tmp_path / "out", [row["text"] for row in rows])
     assert sum(length <= limit for length in lengths) >= 0.9 * len(rows)
     assert results["text_facts"]["longer"] == sum(length > limit for length in lengths)
@@ -111,15 +112,19 @@ def test_words_beyond_what_members_read_tell_the_class(tmp_path, log):
     beginnings = [" ".join(rng.choices("abcdefgh", k=50)) for _ in range(30)]
     rows = [{"text": f"{text} {kind}", "label": kind} for text in beginnings for kind in ("array", "string")]
     assert min(tokens_of(tmp_path / "encoder", [row["text"] for row in rows])) > 32
-    accuracies, said = [], "for members; the table of words reads 512. With an encoder pre-trained with --max-length"
+    accuracies, longer = [], "60 of 60 texts are longer than 32 tokens and are cut"
     for length in (None, 32):
         folder = tmp_path / f"length-{length}"
         _, results = train_committee(
             datasets.Dataset.from_list(rows), num_members=1, encoder=[str(tmp_path / "encoder")], max_length=length,
             num_train_epochs=0.1, workers=1, output_dir=str(folder),
         )  # fmt: skip
-        assert "60 of 60 texts are longer than 32 tokens and are cut" in log.text
-        assert (said in log.text) == (length is None)
+        share = f"({results['text_facts']['share_beyond']:.1%} of all tokens)"
+        said = (
+            f"{longer} for the members {share}; the table of words reads 512: an encoder pre-trained with --max-length"
+        )
+        given = f"{longer} {share}: without --max-length more of them is read."
+        assert (given if length else said) in log.text
         log.clear()
         accuracies.append(results["committee"]["accuracy"])
         answers = predict([row["text"] for row in rows], str(folder), freeze=False)

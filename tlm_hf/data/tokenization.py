@@ -203,49 +203,66 @@ class TextFacts:
     share_beyond: float  # of all tokens, those beyond the limit
     percentile_95: int  # tokens that 95% of the texts do not exceed
     unknown_share: float  # of [UNK] among the tokens without special ones
+    beyond_words: int = 0  # texts of more tokens than a table of words reads, where there is one
 
     @classmethod
-    def measure(cls, lengths: np.ndarray, max_length: int, unknown: int) -> "TextFacts":
-        """From the tokens of each text, int (texts,), and the number of [UNK]."""
+    def measure(cls, lengths: np.ndarray, max_length: int, unknown: int, words: int | None = None) -> "TextFacts":
+        """From the tokens of each text, int (texts,), and the number of [UNK]; a table reads `words` tokens."""
         total, beyond = int(lengths.sum()), int((lengths - max_length).clip(min=0).sum())
         percentile = int(np.percentile(lengths, 95, method="higher")) if len(lengths) else 0
         longer, short = int((lengths > max_length).sum()), int((lengths < SHORT).sum())
         share, unknown_share = beyond / max(1, total), unknown / max(1, total - SPECIAL * len(lengths))
-        return cls(len(lengths), max_length, longer, short, share, percentile, unknown_share)
+        beyond_words = 0 if words is None else int((lengths > words).sum())
+        return cls(len(lengths), max_length, longer, short, share, percentile, unknown_share, beyond_words)
 
     @classmethod
-    def of_texts(cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TextFacts":
+    def of_texts(
+        cls, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, words: int | None = None
+    ) -> "TextFacts":
         """The facts of texts, tokenized whole."""
         encode, sizes, unknown = encode_whole(tokenizer), array("q"), 0
         for ids in itertools.chain.from_iterable(map(encode, in_batches(texts))):
             sizes.append(len(ids) + SPECIAL)
             unknown += ids.count(tokenizer.unk_token_id)
-        return cls.measure(np.array(sizes, dtype=np.int64), max_length, unknown)
+        return cls.measure(np.array(sizes, dtype=np.int64), max_length, unknown, words)
 
     @classmethod
     def of_task(
-        cls, task: datasets.DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int, limit: int
+        cls,
+        task: datasets.DatasetDict,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        limit: int,
+        words: int | None = None,
     ) -> "TextFacts":
         """Of the texts of all splits, with warnings of what is cut or unknown; `limit` as of `warn_of_cut`."""
         texts = as_one_text([text for split in task.values() for text in texts_of(split)])
-        facts = cls.of_texts(texts, tokenizer, max_length)
-        facts.warn_of_cut(limit, tokenizer.model_max_length)
+        facts = cls.of_texts(texts, tokenizer, max_length, words)
+        facts.warn_of_cut(limit, words)
         facts.warn_of_unknown()
         return facts
 
-    def warn_of_cut(self, limit: int, words: int = 0) -> None:
+    def warn_of_cut(self, limit: int, words: int | None = None) -> None:
         """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows.
 
-        A table of words reads so many tokens, which may be more.
+        With a table of words, which reads so many tokens, a given length cuts both.
         """
+        if not self.longer:
+            return
         enough = min(self.percentile_95, LONGEST_DEFAULT)
-        own = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)}"
-        remedy = own if self.max_length >= limit else f"--max-length {min(enough, limit)}"
-        if self.longer and words > self.max_length:
-            read = f"{self._longer('cut')} for members; the table of words reads {words}"
-            logger.warning(f"{read}. With {own} members read more of them.")
-        elif self.longer:
-            logger.warning(f"{self._longer('cut')}: {remedy} reads more of them.")
+        remedy = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)} reads more of them"
+        if words is not None and words <= self.max_length:
+            remedy = "without --max-length more of them is read"
+        elif self.max_length < limit:
+            remedy = f"--max-length {min(enough, limit)} reads more of them"
+        logger.warning(f"{self.say_cut(words)}: {remedy}.")
+
+    def say_cut(self, words: int | None = None) -> str:
+        """What is cut, of members and of a table of words that reads so many tokens."""
+        if words is None or words <= self.max_length:
+            return self._longer("cut")
+        rest = f" (longer than that: {self.beyond_words:,})" if self.beyond_words else ""
+        return f"{self._longer('cut for the members')}; the table of words reads {words}{rest}"
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""
@@ -256,7 +273,7 @@ class TextFacts:
 
     def _longer(self, fate: str) -> str:
         texts = f"{self.longer:,} of {self.texts:,} texts are longer than {self.max_length} tokens and are {fate}"
-        return f"{texts} ({self.share_beyond:.1%} of all tokens{'' if fate == 'cut' else ' are beyond'})"
+        return f"{texts} ({self.share_beyond:.1%} of all tokens{'' if fate.startswith('cut') else ' are beyond'})"
 
     def warn_of_unknown(self) -> None:
         """Say how much is [UNK] where it is more than `MOST_UNKNOWN`."""

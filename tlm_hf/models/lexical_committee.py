@@ -53,7 +53,8 @@ def first_tokens(
     if not is_traced and bool(((last >= longest) & (present[:, :1] == 0)).any()):
         raise ValueError(f"Texts of more than {longest} tokens must be padded on the right.")
     if not is_traced and types is not None and bool(types.any()):
-        raise ValueError(f"Pairs of texts have at most {longest} tokens here, not {length}: truncate them.")
+        remedy = f"truncate them (tokenizer(..., truncation=True, max_length={longest}))"
+        raise ValueError(f"Pairs of texts have at most {longest} tokens here, not {length}: {remedy}.")
     size = torch.sym_min(length, longest)  # a number in eager mode
     is_end = (columns[:size] == longest - 1) & (last >= longest)
     first = torch.where(is_end, ids.gather(1, last), ids[:, :size])
@@ -73,7 +74,7 @@ class LexicalTable(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Ids and mask (batch, sequence) to float32 (batch, num_labels)."""
         present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        words, present = len(self.idf), present.to(self.bias.dtype)
+        input_ids, words, present = input_ids.long(), len(self.idf), present.to(self.bias.dtype)  # hashes need 64 bits
         of_tokens = present.new_zeros(len(present), words).scatter_add(1, input_ids, present)
         counts = of_tokens.gather(1, input_ids).clamp(min=1)
         shares = present * (1 + counts.log()) / counts

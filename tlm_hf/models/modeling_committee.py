@@ -106,16 +106,18 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         text starts with `cls_token_id` (default: of the tokenizer beside committee or members). Raises ValueError for a
         member that has no tables, no tokenizer, or an unknown dtype.
         """
+        longest = None
         if cls_token_id is None:
             from transformers import AutoTokenizer  # late: the Auto classes import this file
 
             sources = [self.config._name_or_path, self[0].config._name_or_path]
             try:
-                cls_token_id = AutoTokenizer.from_pretrained(next(filter(None, sources))).cls_token_id
+                tokenizer = AutoTokenizer.from_pretrained(next(filter(None, sources)))
             except (OSError, ValueError, StopIteration) as error:
                 raise ValueError("The committee has no tokenizer beside it: pass freeze(cls_token_id=...).") from error
+            cls_token_id, longest = tokenizer.cls_token_id, int(tokenizer.model_max_length)
         frozen = freeze_members(list(self.members), self.config, cls_token_id, dtype, 1 + token_types)
-        frozen.lexical = copy.deepcopy(self.lexical)
+        frozen.lexical, frozen.config.max_tokens = copy.deepcopy(self.lexical), longest
         return frozen
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:

@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from .. import runtime
 from ..cards import METRICS, CardFacts, card_template, render_card
 from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_of
+from ..data.tokenization import TextFacts
 from ..evaluation.calibration import choose_threshold
 from ..evaluation.intervals import Interval, draw_scores, intervals
 from ..evaluation.latency import Watch, measure_seconds
@@ -166,10 +167,7 @@ def notes(results: Json) -> dict[str, list[str]]:
     if counts["test"] < MANY_TESTED:
         about.append(f"{counts['test']} test rows are few, so their scores say little.")
     if facts["longer"]:
-        longest, words = facts["max_length"], results["table_tokens"]
-        cut = f"{facts['longer']:,} texts are longer than {longest} tokens and are cut"
-        share, whole = f"({facts['share_beyond']:.1%} of all tokens)", f"; the table of words reads {words}"
-        about.append(f"{cut} for members {share}{whole}." if words > longest else f"{cut} {share}.")
+        about.append(f"{TextFacts(**facts).say_cut(results['table_tokens'])}.")
     if results["time_budget"] is not None:
         about.append(results["time_budget"])
     points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])

@@ -261,16 +261,18 @@ def _measure_texts(
     limit = min(config["max_position_embeddings"] for config in configs)
     tokenizer = loading.load_matching_tokenizer(encoders[0], configs[0]["vocab_size"])
     length = arguments.max_length or min(tokenizer.model_max_length, limit)
-    is_free = arguments.max_length is None and arguments.text_pair_column is None and length == limit
+    is_single, is_given = arguments.text_pair_column is None, arguments.max_length is not None
+    is_free = is_single and not is_given and length == limit
     tokenizer.model_max_length = max(length, LONGEST_DEFAULT) if is_free else length
     longest = limit if arguments.encoder else LONGEST_DEFAULT
-    return tokenizer, TextFacts.of_task(task, tokenizer, length, longest)
+    words = tokenizer.model_max_length if is_free or (is_single and is_given) else None
+    return tokenizer, TextFacts.of_task(task, tokenizer, length, longest, words)
 
 
 def _pretrain_encoders(
     arguments: OwnDataArguments, work: Path, task: datasets.DatasetDict, more_texts: list[str]
 ) -> list[str]:
-    """Folders of one encoder per member, pre-trained with one tokenizer; sets `max_length` where it was not given."""
+    """Folders of one encoder per member, pre-trained with one tokenizer."""
     rows = task["train"] if arguments.keep_validation else learnable(task)
     task_texts = as_one_text(texts_of(rows))
     texts = task_texts + more_texts
@@ -278,14 +280,16 @@ def _pretrain_encoders(
     datasets.Dataset.from_dict({"text": texts}).to_parquet(str(corpus))
     config = build_config("bert-1", arguments.size)
     trained = train_wordpiece(texts, config.vocab_size, cased=arguments.cased, keep_accents=arguments.keep_accents)
-    if arguments.max_length is None:
+    length = arguments.max_length
+    if length is None:
         percentile = TextFacts.of_texts(task_texts, trained, LONGEST_DEFAULT).percentile_95
-        arguments.max_length = max(config.max_position_embeddings, min(percentile, LONGEST_DEFAULT))
-    trained.model_max_length = arguments.max_length
+        length = max(config.max_position_embeddings, min(percentile, LONGEST_DEFAULT))
+    trained.model_max_length = length
     trained.save_pretrained(tokenizer)
-    options: Json = {key: getattr(arguments, key) for key in ("num_members", "workers", "size", "max_length", "seed")}
+    options: Json = {key: getattr(arguments, key) for key in ("num_members", "workers", "size", "seed")}
     options |= {"output_dir": str(encoders), "corpus": str(corpus), "tokenizer": str(tokenizer), "num_threads": 1}
-    options |= {"max_steps": arguments.pretrain_steps, "bf16": "false"}  # float32 for fine-tuning too
+    options |= {"max_length": length, "max_steps": arguments.pretrain_steps}
+    options["bf16"] = "false"  # float32 for fine-tuning too
     members = pretrain_members(**options)["members"]
     return [str(encoders / member["folder"]) for member in members]
 
