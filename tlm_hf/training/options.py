@@ -170,7 +170,8 @@ def rows_per_step(arguments: TrainingArguments) -> int:
 def check_length(length: int | None, model: str, limit: int) -> None:
     """Raise UserError for a `--max-length` beyond what the encoder reads."""
     if (length or 0) > limit:
-        raise UserError(f"--max-length is {length}, and {model} reads at most {limit} tokens: give at most that, or leave it out.")
+        words = f"--max-length is {length}, and {model} reads at most {limit} tokens"
+        raise UserError(f"{words}: give at most that, or leave it out.")
 
 
 def source_name(source: Any) -> str:
