@@ -167,10 +167,11 @@ def _check_runtime(committee: CommitteeForSequenceClassification) -> None:
 def measure_tables(committee: Any, tokenizer: Any, folder: Path) -> dict[str, float]:
     """Bytes of the tables in a folder, and the largest difference of the runtime's member logits on a sample."""
     answers, largest = runtime.load(folder), 0.0
-    samples: list[list[Any]] = [[*SAMPLE, LONG], list(zip(SAMPLE, SAMPLE[::-1], strict=True))]  # pairs if it takes them
-    limits, options = (answers.longest, answers.positions), {"return_token_type_ids": True, "return_tensors": "pt"}
-    for texts, limit in list(zip(samples, limits, strict=True))[: answers.config.get("type_vocab_size", 1)]:
-        batch = tokenizer(texts, padding=True, truncation=True, max_length=limit, **options)
+    singles, pairs = [*SAMPLE, LONG], list(zip(SAMPLE, SAMPLE[::-1], strict=True))
+    samples: list[tuple[list[Any], int]] = [(singles, answers.longest), (pairs, answers.positions)]
+    for texts, limit in samples[: answers.config.get("type_vocab_size", 1)]:  # pairs if it takes them
+        cut: Json = {"truncation": True, "max_length": limit, "return_token_type_ids": True}
+        batch = tokenizer(texts, padding=True, return_tensors="pt", **cut)
         difference = answers.member_logits(*answers.encode(texts)[:2]) - committee(**batch).member_logits.numpy()
         largest = max(largest, float(abs(difference).max()))
     return {"bytes": (folder / "model.safetensors").stat().st_size, "max_abs_diff": largest}

@@ -187,19 +187,22 @@ def load_matching_tokenizer(source: str, vocab_size: int) -> PreTrainedTokenizer
 
 def longest_of_members(config: PreTrainedConfig) -> int:
     """The most tokens of a text that a classifier reads, or every member of a committee."""
-    parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
-    return min(part.max_position_embeddings for part in parts)
+    return min(part.max_position_embeddings for part in _members_of(config))
 
 
 def load_classifier_tokenizer(source: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
     """Tokenizer of a classifier or committee, which truncates to what it reads: its members, or its table of words."""
-    config, longest = model.config, longest_of_members(model.config)
-    parts = config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
-    tokenizer = load_matching_tokenizer(source, parts[0].vocab_size)
-    if getattr(config, "lexical_buckets", 0):
+    longest = longest_of_members(model.config)
+    tokenizer = load_matching_tokenizer(source, _members_of(model.config)[0].vocab_size)
+    if getattr(model.config, "lexical_buckets", 0):
         longest = max(longest, LONGEST_DEFAULT)
     tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     return tokenizer
+
+
+def _members_of(config: PreTrainedConfig) -> list[Any]:
+    """Configurations of a committee's members, or of a classifier its own."""
+    return config.build_member_configs() if isinstance(config, CommitteeConfig) else [config]
 
 
 def _build_config(source: str, fields: Json, **changes: Any) -> TLMConfig:

@@ -257,7 +257,7 @@ def _measure_texts(
 
     Where nothing says how much of a text is read, the table reads more of it than the members can.
     """
-    configs = [loading.read_encoder_config(name) for name in encoders]
+    configs = [loading.read_encoder_config(name) for name in dict.fromkeys(encoders)]  # members may share one
     limit = min(config["max_position_embeddings"] for config in configs)
     tokenizer = loading.load_matching_tokenizer(encoders[0], configs[0]["vocab_size"])
     length = arguments.max_length or min(tokenizer.model_max_length, limit)
