@@ -11,9 +11,11 @@ import yaml
 from conftest import ROOT, refusal
 
 from tlm_hf.data.tasks import load_task
-from tlm_hf.study.plan import Planner
+from tlm_hf.study.execute import Record
+from tlm_hf.study.plan import Planner, StudyRun
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
 from tlm_hf.study.ray_executor import SLOTS, makespan
+from tlm_hf.study.study import START_SECONDS, expected_seconds
 
 FULL = yaml.safe_load(PLAN_FILE.read_text())
 
@@ -165,6 +167,16 @@ def test_a_cluster_takes_as_long_as_its_longest_path_and_longer_when_nodes_die()
     assert makespan(seconds, after, 64) == 3600 + 100
     deadly = makespan(seconds, after, 4, seconds_to_death=3600.0)
     assert 3600 + 100 < deadly < makespan(seconds, after, 1)
+
+
+def test_a_deep_encoder_is_expected_to_stop_when_shallow_ones_did():
+    options = {"size": "laptop", "task": "ag_news", "num_train_epochs": 50, "task_options": {"train_per_label": 1000}}
+    deep, shallow = ({"recipe": recipe, **options} for recipe in ("bert-6", "bert-1"))
+    trained = [Record(str(n), "finetune", shallow, {"steps": n, "seconds": n / 10}) for n in (300, 500)]
+    run, records = StudyRun("finetune", "deep", deep), {each.name: each for each in trained}
+    unknown, known = (expected_seconds(run, each) - START_SECONDS for each in ({}, records))
+    assert unknown / known == pytest.approx(50 * (16 * 1000 / 32) / 400)  # 16 labels, batches of 32
+    assert expected_seconds(StudyRun("finetune", "shallow", shallow), records) == pytest.approx(START_SECONDS + 40)
 
 
 TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratch": [{"learning_rate": 1.0}]}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 import pandas as pd
 from filelock import Timeout
@@ -25,7 +25,6 @@ from .ray_executor import SLOTS, RayExecutor, makespan
 BATCH_SIZE, MANY_LABELS = 32, 16  # texts of a step, and labels of a task, where no record has timed such a training
 MULTIPLY_ADDS_PER_SECOND = 5e10  # of one core: the laptop study had 5.1e10 (`bert-1`) to 7.4e10 (`bert-6`)
 STEP_SECONDS, START_SECONDS = 0.008, 10.0  # of a training beside multiply-adds: each step; reading and scoring
-TELLING = ("recipe", "task")  # settings that tell how long a step takes
 NODES, DEATH_SECONDS = (1, 8, 64), 86400.0
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 240.0, "latency": 60.0}
 
@@ -95,18 +94,21 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     """Seconds of a run on one core: those of the same work in the records, else a guess from multiply-adds."""
     if run.kind in OTHER_SECONDS:
         return OTHER_SECONDS[run.kind]
-    settings, same = run.settings, [run.kind, *map(run.settings.get, TELLING)]
-    alike = [each for each in records.values() if [each.kind, *map(each.settings.get, TELLING)] == same]
-    config = build_config(settings["recipe"], settings["size"])
+    settings, recipe = run.settings, run.settings["recipe"]
+    of_kind = [each for each in records.values() if each.kind == run.kind]
+    same = [each for each in of_kind if each.settings.get("task") == settings.get("task")]
+    alike = [each for each in same if each.settings["recipe"] == recipe]
+    config = build_config(recipe, settings["size"])
     length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
     if run.kind == "pretrain":
         steps, outputs = settings["max_steps"], config.vocab_size
         scored = round(PRETRAINING_SCHEDULES["tlm"].mlm_probability * length)  # positions that last layer and head see
     else:
         texts = settings["task_options"].get("train_per_label", 1000)
-        of_size = [each for each in alike if each.settings["task_options"].get("train_per_label", 1000) == texts]
+        of_size = [each for each in same if each.settings["task_options"].get("train_per_label", 1000) == texts]
+        own = [each for each in of_size if each.settings["recipe"] == recipe]  # else another recipe tells when it stops
         most = round(settings["num_train_epochs"] * MANY_LABELS * texts / BATCH_SIZE)
-        steps = max((each.results["steps"] for each in of_size), default=most)
+        steps = mean(each.results["steps"] for each in own or of_size) if of_size else most
         scored, outputs = 1, MANY_LABELS
     position = 12 * hidden**2 + 2 * length * hidden
     layers = ((config.num_hidden_layers - 1) * length + scored) * position + 2 * length * hidden**2
@@ -138,7 +140,8 @@ def show_plan(arguments: StudyArguments) -> Json:
     table = table.groupby(["kind", "recipe"], sort=False).agg(sums)
     hours = sum(left.values()) / 3600
     early = plan.labels.patience or any(tuning.patience for tuning in plan.finetuning.values())
-    cost = f"{hours:.2f} core-hours{' at most, as fine-tuning stops early' if early else ''}"
+    guessed = ", at most where no record tells when fine-tuning stops" if early else ""
+    cost = f"about {hours:.2f} core-hours{guessed}"
     words = [f"{len(runs)} runs, {len(left)} missing: {cost}; {state.waiting} wait for their rates."]
     after = {name: [need.name for need in runs[name].needs if need.name in left] for name in left}
     for nodes in NODES if left else ():
