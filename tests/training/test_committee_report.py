@@ -25,8 +25,7 @@ RESULTS = {
     "doubtful": {"most uncertain": [{"text": NASTY, "label": "farm", "predicted": NASTY, "probability": 0.51}]},
     "members_without_words": [{}, {}],
     "keep_validation": False,
-    "text_facts": vars(TextFacts(62, 128, 2, 0, 0.018, 90, 0.0, 1)),
-    "table_tokens": 512,
+    "text_facts": vars(TextFacts(62, 128, 2, 0, 0.018, 90, 0.0, 512, 1)),
     "learning_curve": {
         "metric": "accuracy",
         "points": [{"rows": 10, "score": 0.5}, {"rows": 21, "score": 0.6}, {"rows": 42, "score": 0.65}],
@@ -84,7 +83,7 @@ def test_advice():
     assert "11 test rows are few" in about[1]
     cut, share = "2 of 62 texts are longer than 128 tokens and are cut", "(1.8% of all tokens)"
     assert about[2] == f"{cut} for the members {share}; the table of words reads 512 (longer than that: 1)."
-    assert notes(RESULTS | {"table_tokens": 128})["about"][2] == f"{cut} {share}."
+    assert notes(RESULTS | {"text_facts": RESULTS["text_facts"] | {"words": 128}})["about"][2] == f"{cut} {share}."
     assert about[3] == RESULTS["time_budget"]
     assert "0.600 with 21, 0.650 with 42" in advice[1]
     assert "+5.0 points (95% interval of the difference +1.0 to +9.0). More labels would help." in advice[1]

@@ -203,7 +203,8 @@ class TextFacts:
     share_beyond: float  # of all tokens, those beyond the limit
     percentile_95: int  # tokens that 95% of the texts do not exceed
     unknown_share: float  # of [UNK] among the tokens without special ones
-    beyond_words: int = 0  # texts of more tokens than a table of words reads, where there is one
+    words: int | None = None  # tokens that a table of words reads, where that is not `max_length` by itself
+    beyond_words: int = 0  # texts of more tokens than that
 
     @classmethod
     def measure(cls, lengths: np.ndarray, max_length: int, unknown: int, words: int | None = None) -> "TextFacts":
@@ -213,7 +214,7 @@ class TextFacts:
         longer, short = int((lengths > max_length).sum()), int((lengths < SHORT).sum())
         share, unknown_share = beyond / max(1, total), unknown / max(1, total - SPECIAL * len(lengths))
         beyond_words = 0 if words is None else int((lengths > words).sum())
-        return cls(len(lengths), max_length, longer, short, share, percentile, unknown_share, beyond_words)
+        return cls(len(lengths), max_length, longer, short, share, percentile, unknown_share, words, beyond_words)
 
     @classmethod
     def of_texts(
@@ -238,31 +239,28 @@ class TextFacts:
         """Of the texts of all splits, with warnings of what is cut or unknown; `limit` as of `warn_of_cut`."""
         texts = as_one_text([text for split in task.values() for text in texts_of(split)])
         facts = cls.of_texts(texts, tokenizer, max_length, words)
-        facts.warn_of_cut(limit, words)
+        facts.warn_of_cut(limit)
         facts.warn_of_unknown()
         return facts
 
-    def warn_of_cut(self, limit: int, words: int | None = None) -> None:
-        """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows.
-
-        With a table of words, which reads so many tokens, a given length cuts both.
-        """
+    def warn_of_cut(self, limit: int) -> None:
+        """Say how many texts are cut, and the remedy; `limit` is the longest `max_length` that the encoder allows."""
         if not self.longer:
             return
         enough = min(self.percentile_95, LONGEST_DEFAULT)
         remedy = f"an encoder pre-trained with --max-length {max(enough, self.max_length + 1)} reads more of them"
-        if words is not None and words <= self.max_length:
+        if self.words is not None and self.words <= self.max_length:  # a given length cuts both
             remedy = "without --max-length more of them is read"
         elif self.max_length < limit:
             remedy = f"--max-length {min(enough, limit)} reads more of them"
-        logger.warning(f"{self.say_cut(words)}: {remedy}.")
+        logger.warning(f"{self.say_cut()}: {remedy}.")
 
-    def say_cut(self, words: int | None = None) -> str:
-        """What is cut, of members and of a table of words that reads so many tokens."""
-        if words is None or words <= self.max_length:
+    def say_cut(self) -> str:
+        """What is cut, of members and of the table of words."""
+        if self.words is None or self.words <= self.max_length:
             return self._longer("cut")
         rest = f" (longer than that: {self.beyond_words:,})" if self.beyond_words else ""
-        return f"{self._longer('cut for the members')}; the table of words reads {words}{rest}"
+        return f"{self._longer('cut for the members')}; the table of words reads {self.words}{rest}"
 
     def say_windows(self, split: bool, windows: int) -> None:
         """Log what pre-training makes of long and short texts: so many windows."""

@@ -167,7 +167,7 @@ def notes(results: Json) -> dict[str, list[str]]:
     if counts["test"] < MANY_TESTED:
         about.append(f"{counts['test']} test rows are few, so their scores say little.")
     if facts["longer"]:
-        about.append(f"{TextFacts(**facts).say_cut(results['table_tokens'])}.")
+        about.append(f"{TextFacts(**facts).say_cut()}.")
     if results["time_budget"] is not None:
         about.append(results["time_budget"])
     points = ", ".join(f"{point['score']:.3f} with {point['rows']:,}" for point in curve["points"])

@@ -195,7 +195,6 @@ def _train(
         "members_without_words": [member["test"] for member in tuned],
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
-        "table_tokens": whole.model_max_length,
         "time_budget": within,
         "kind": KIND_WORDS[problem_of(task)].format(len(class_names(task))),
         "rows": {split: len(rows) for split, rows in task.items()},
