@@ -7,11 +7,12 @@ import pytest
 from scipy import stats
 from scipy.special import softmax
 
+from tlm_hf.data.overlap_subsets import KINDS
 from tlm_hf.models.combination_committee import combine
 from tlm_hf.study import estimates
 from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference
 from tlm_hf.study.execute import Record
-from tlm_hf.study.findings import SMALLEST, Committees, Findings
+from tlm_hf.study.findings import SMALLEST, Committees, Findings, overlap_measures
 from tlm_hf.study.plan import GAP, OVERLAP, Planner
 from tlm_hf.study.plan_file import read_plan
 
@@ -163,7 +164,7 @@ def test_overlaps_are_compared_over_the_seeds_that_both_have(findings):
     right = {kind: {s: generator.random(300) < 0.7 for s in found} for kind, found in seeds.items()}
     made = findings()
     measures = {task: {kind: {"train": {"jensen_shannon_bits": 0.1}} for kind in seeds} for task in made.plan.tasks}
-    name = made.planner.subsets.name
+    name = made.planner.subsets(0).name
     made.records = {name: Record(name, "subsets", {}, {"measures": measures})}
     by_task = {(OVERLAP, f"bert-1, {kind} overlap", kind): found for kind, found in right.items()} | {
         (GAP, "bert-1", "scratch"): {}
@@ -174,6 +175,17 @@ def test_overlaps_are_compared_over_the_seeds_that_both_have(findings):
         for task in ("fewrel", "mean of the tasks"):
             assert rows[task, x].estimate == pytest.approx(expected, abs=1e-6)
             assert rows[task, x].runs == [len(common)] * 2
+
+
+def test_overlap_is_the_mean_over_the_choices_of_subsets():
+    planner, bits = Planner(read_plan("fair"), {}), {0: 0.125, 2: 0.25}
+    records = {}
+    for seed, value in bits.items():
+        measures = {task: {key: {"train": {"bits": value}} for key in KINDS} for task in planner.plan.tasks}
+        name = planner.subsets(seed).name
+        records[name] = Record(name, "subsets", {}, {"measures": measures})
+    assert overlap_measures(planner, records)["fewrel"]["low"] == {"bits": 0.1875}
+    assert overlap_measures(planner, {}) == {}
 
 
 def test_not_worse_holds_from_a_number_on(findings, monkeypatch):

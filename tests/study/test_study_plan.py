@@ -148,6 +148,17 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
     assert all(seed == drawn for seed, drawn in seeds.items())
 
 
+@pytest.mark.parametrize(("redraw", "choices"), [(True, 2), (False, 1)])
+def test_corpora_are_drawn_anew_by_seed_but_the_largest(expand, redraw, choices):
+    runs = expand(redraw=redraw).runs.values()
+    of_size = {(r.settings.get("num_texts"), r.settings.get("subset_seed", 0)) for r in runs if r.kind == "pretrain"}
+    assert sum(texts == 64 for texts, _ in of_size) == choices
+    assert (500, 1) not in of_size
+    subsets = [run.settings for run in runs if run.kind == "subsets"]
+    assert [each.get("seed", 0) for each in subsets] == list(range(choices))
+    assert [each["tasks"]["docstrings"].get("train_seed") for each in subsets] == [0, 1] if redraw else [None]
+
+
 def test_encoders_of_the_overlap_have_their_own_options(expand):
     options = {"initialization": "counts", "mlm_probability": 0.2}
 

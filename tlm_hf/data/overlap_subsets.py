@@ -64,12 +64,17 @@ def select_subsets(
 
 
 def overlap_subsets(
-    corpus: datasets.Dataset, task: datasets.Dataset, tokenizer: Any, num_texts: int, max_length: int | None = None
+    corpus: datasets.Dataset,
+    task: datasets.Dataset,
+    tokenizer: Any,
+    num_texts: int,
+    max_length: int | None = None,
+    seed: int = 0,
 ) -> dict[str, datasets.Dataset]:
     """Three subsets of a corpus (`text`, `id`) by a training split; raises as `select_subsets`."""
     texts = list(corpus["text"])
     task_counts = count_tokens(encode_texts(list(task["text"]), tokenizer, max_length))
-    subsets = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts)
+    subsets = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts, seed=seed)
     return {kind: corpus.select_columns(["text", ID]).select(indices) for kind, indices in subsets.items()}
 
 

@@ -105,7 +105,8 @@ def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
     measures: dict[str, Json] = {name: {} for name in settings["tasks"]}
     for name, options in settings["tasks"].items():
         task = load_task(name, root=root, **options)
-        subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, settings["num_texts"], max_length=length)
+        choice = settings["num_texts"], length, settings.get("seed", 0)
+        subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, *choice)
         counts = {split: count(task[split]) for split in ("train", "test")}
         for kind in KINDS:
             target, subset = folder / f"{name}-{kind}", subsets[kind]

@@ -9,6 +9,7 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
+import pandas as pd
 from scipy.special import log_softmax, logsumexp
 
 from ..data.overlap_subsets import KINDS
@@ -165,15 +166,14 @@ class Findings:
 
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
-        record, shallow = self.records.get(self.planner.subsets.name), self.plan.shallow
+        shallow, measures = self.plan.shallow, overlap_measures(self.planner, self.records)
         pairs: dict[str, list[tuple[Right, Right]]] = {"low": [], "random": []}
-        measures = {} if record is None else record.results["measures"]
         for task in measures:
             scratch = right[task][GAP, shallow, "scratch"]
             of_kind = {kind: right[task][OVERLAP, f"{shallow}, {kind} overlap", kind] for kind in KINDS}
             for kind, found in of_kind.items():
                 if scratch and found:
-                    x = measures[task][kind]["train"]["jensen_shannon_bits"]
+                    x = measures[task][kind]["jensen_shannon_bits"]
                     gap = difference(_stack(found), _stack(scratch))
                     yield make_row(OVERLAP, task, f"{shallow}, {kind} overlap", x, "gap", gap)
             for other, several in pairs.items():
@@ -280,6 +280,16 @@ class Findings:
             seconds = [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
             costs.append(median(seconds or [0.0]))
         return costs[0], costs[1]
+
+
+def overlap_measures(planner: Planner, records: Mapping[str, Record]) -> dict[str, dict[str, dict[str, float]]]:
+    """By task and kind of subset the overlap with the training texts; with several choices of subsets the mean."""
+    names = dict.fromkeys(planner.subsets(seed).name for seed in range(planner.plan.pretraining_seeds))
+    found = [records[name].results["measures"] for name in names if name in records]
+    return {
+        task: {kind: pd.DataFrame([each[task][kind]["train"] for each in found]).mean().to_dict() for kind in KINDS}
+        for task in (planner.plan.tasks if found else ())
+    }
 
 
 def _is_right(found: Logits) -> np.ndarray:

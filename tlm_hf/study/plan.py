@@ -60,15 +60,22 @@ class Planner:
     def __init__(self, plan: SizePlan, validation: Mapping[str, float]) -> None:
         self.plan = plan
         self.validation = validation
-        size, overlap = find_size(plan.recipe_size), plan.overlap
-        shared: Json = {"corpus": plan.corpus, "max_length": size.max_length}
-        settings: Json = {**shared, "num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size}
+        size = find_size(plan.recipe_size)
+        settings: Json = {"corpus": plan.corpus, "max_length": size.max_length}
+        settings |= {"num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size}
         self.tokenizer = StudyRun("tokenizer", "tokenizer", settings)
-        settings = {**shared, "corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts}
-        settings |= {"tasks": plan.tasks, "tokenizer": self.tokenizer.name}
-        self.subsets = StudyRun("subsets", "subsets", settings, (self.tokenizer,))
         options = plan.committee.model_dump(exclude={"variants"})  # pre-training changes nothing of the time
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
+
+    def subsets(self, seed: int) -> StudyRun:
+        """The run that chooses the overlap subsets; with `redraw` each seed has others."""
+        overlap, size = self.plan.overlap, find_size(self.plan.recipe_size)
+        settings: Json = {"corpus": self.plan.corpus, "max_length": size.max_length, "tokenizer": self.tokenizer.name}
+        settings |= {"corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts}
+        settings |= {"seed": seed} if self.plan.redraw else {}
+        first = seed * self.plan.finetuning_seeds  # fine-tuned with it
+        settings |= {"tasks": {task: self.task_options(task, first) for task in self.plan.tasks}}
+        return StudyRun("subsets", f"subsets-{seed}" if self.plan.redraw else "subsets", settings, (self.tokenizer,))
 
     def baselines(self, task: str, train_per_label: int | None = None) -> list[StudyRun]:
         """The plan's baselines, on all or so many training texts of a class."""
@@ -98,8 +105,9 @@ class Planner:
         settings |= {"corpus": self.plan.corpus, **self.plan.pretraining[recipe], **changes}
         needs, texts = [self.tokenizer], f"{settings['num_texts']}-texts"
         if subset:
-            needs, texts = [self.tokenizer, self.subsets], subset
-            settings |= {"corpus": self.subsets.name, "corpus_config": subset}
+            chosen = self.subsets(seed)
+            needs, texts = [self.tokenizer, chosen], subset
+            settings |= {"corpus": chosen.name, "corpus_config": subset}
             del settings["num_texts"]
         label = f"pretrain-{recipe}-{texts}-{settings['max_steps']}-steps-{seed}"
         return StudyRun("pretrain", label, settings, tuple(needs))
@@ -205,7 +213,9 @@ class Planner:
         for equal, texts in product(("steps", "epochs"), sizes):
             of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
             changes: Json = {"num_texts": texts, "max_steps": of_size}
-            encoders = {p: (self.pretraining(shallow, p, **changes), seeds[p]) for p in seeds}
+            redrawn = plan.redraw and texts < sizes[-1]  # the largest is nearly all of the corpus, and shared with a
+            choices: dict[int, Json] = {p: {"subset_seed": p} if redrawn and p else {} for p in seeds}
+            encoders = {p: (self.pretraining(shallow, p, **changes, **choices[p]), seeds[p]) for p in seeds}
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
         changes = {**plan.overlap.pretraining, "max_steps": plan.overlap.max_steps}
         for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)

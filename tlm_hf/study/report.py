@@ -17,7 +17,7 @@ from ..runs.atomic_files import Json, write_json, write_text
 from ..runs.figure import drawing
 from ..runs.provenance import portable_path
 from .execute import Record
-from .findings import NOT_WORSE, SMALLEST, Findings, Row
+from .findings import NOT_WORSE, SMALLEST, Findings, Row, overlap_measures
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner
 from .plan_file import ARM_NAMES, BASELINE_NAMES, SizePlan
 from .study import State, StudyArguments, check_arguments, read_state
@@ -138,12 +138,11 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
 
 
 def _overlap(rows: pd.DataFrame, planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
-    record = records.get(planner.subsets.name)
     measures = [
         {"task": task, "model": f"{planner.plan.shallow}, {kind} overlap"}
-        | {title: f"{sides['train'][key]:.4f}" for key, title in MEASURES.items()}
-        for task, kinds in (record.results["measures"] if record else {}).items()
-        for kind, sides in kinds.items()
+        | {title: f"{measured[key]:.4f}" for key, title in MEASURES.items()}
+        for task, kinds in overlap_measures(planner, records).items()
+        for kind, measured in kinds.items()
     ]
     names = rows["model"].where(rows["measure"] == "gap", rows["x"])
     table = _pivot(rows.assign(measure="gap", model=names), tested="gap")
