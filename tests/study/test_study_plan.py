@@ -139,13 +139,24 @@ def test_real_tasks_have_the_training_texts_that_the_plan_fair_asks_for():
 
 
 def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
-    seeds = {
-        run.settings["seed"]: run.settings["task_options"].get("train_seed")
-        for run in expand(redraw=True).runs.values()
-        if run.kind == "finetune"
-    }
-    assert len(seeds) > 1
-    assert all(seed == drawn for seed, drawn in seeds.items())
+    def draws(**changes):
+        runs = expand(validation=dict.fromkeys(expand(**changes).runs, 0.5), rates={"follow": 0}, **changes).runs
+        tuned = [run.settings for run in runs.values() if run.kind == "finetune"]
+        return {(each["seed"], each["task_options"].get("train_seed")) for each in tuned}
+
+    # For committees all four members learn from the first draw too.
+    assert draws(redraw=True) == {(seed, draw) for seed in range(4) for draw in (0, seed)}
+    assert draws() == {(seed, None) for seed in range(4)}
+
+
+def test_every_model_has_its_own_rate_unless_the_plan_says_otherwise(expand):
+    plans = {own: expand(rates={"variants": own}) for own in (True, False)}
+    waits = {own: plan.waiting for own, plan in plans.items()}
+    new = set(plans[True].runs) - set(plans[False].runs)
+    tried = [plans[True].runs[name].settings for name in new]
+    assert {each["encoder"].split("-steps-")[0] for each in tried} == {"pretrain-bert-1-500-texts-64"}
+    assert {(each["seed"], int(each["encoder"].split("-")[-2])) for each in tried} == {(0, 0), (1, 1)}  # its encoders
+    assert waits[True] < waits[False]  # both of its encoders are among the tries
 
 
 @pytest.mark.parametrize(("redraw", "choices"), [(True, 2), (False, 1)])

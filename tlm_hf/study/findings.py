@@ -115,8 +115,8 @@ class Findings:
         answers = {seed: self.logits(runs) for seed, runs in self.planner.runs(point).items()}
         return {seed: _is_right(found).mean(axis=0) for seed, found in answers.items() if found is not None}
 
-    def _baselines(self, task: str, train_per_label: int | None = None) -> dict[str, Answers]:
-        runs = self.planner.baselines(task, train_per_label)
+    def _baselines(self, task: str, train_per_label: int | None = None, draws: int | None = None) -> dict[str, Answers]:
+        runs = self.planner.baselines(task, train_per_label, draws)
         kinds = {kind: self.logits(run for run in runs if run.kind == kind) for kind in self.plan.baselines}
         return {BASELINE_NAMES[kind]: Answers(_is_right(found)) for kind, found in kinds.items() if found is not None}
 
@@ -143,26 +143,30 @@ class Findings:
         models = dict.fromkeys(model for finding, model, _ in right if finding == CORPUS_SIZE)
         for model in models if scratch else ():
             points = {texts: found for (_, name, texts), found in right.items() if name == model and found}
-            for texts, found in points.items():
-                yield make_row(CORPUS_SIZE, task, model, texts, "gap", difference(_stack(found), _stack(scratch)))
             # Over the seeds that all sizes have: another seed would count as another size.
             common = _common(*points.values()) if len(points) > 1 else []
+            for texts, found in points.items() if common else ():
+                ours = _stack(found, common)
+                yield make_row(CORPUS_SIZE, task, model, texts, "gap", difference(ours, _stack(scratch)))
             if common:
                 rise = slope(np.log2(list(points)), [_stack(found, common).right for found in points.values()])
                 yield make_row(CORPUS_SIZE, task, model, "slope", "gap per doubling", rise)
 
     def labels(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding e: accuracies, and the gap, by the number of labels of a class; each seed draws its own texts."""
+        name, counts = BASELINE_NAMES["linear"], self.planner.label_counts(task)
+        linear = {count: self._baselines(task, fewer).get(name) for count, fewer in counts.items()}
         for (finding, model, count), found in right.items():
             if finding == LABELS and found:
-                yield make_row(LABELS, task, model, count, "accuracy", accuracy(_stack(found)))
-                scratch = right[LABELS, "scratch", count]
+                ours, scratch = _stack(found), right[LABELS, "scratch", count]
+                yield make_row(LABELS, task, model, count, "accuracy", accuracy(ours))
                 if model != "scratch" and scratch:
-                    yield make_row(LABELS, task, model, count, "gap", difference(_stack(found), _stack(scratch)))
-        name = BASELINE_NAMES["linear"]
-        for count, fewer in self.planner.label_counts(task).items():
-            if (linear := self._baselines(task, fewer).get(name)) is not None:
-                yield make_row(LABELS, task, name, count, "accuracy", accuracy(linear))
+                    yield make_row(LABELS, task, model, count, "gap", difference(ours, _stack(scratch)))
+                if (other := linear[count]) is not None:
+                    yield make_row(LABELS, task, model, count, f"difference from {name}", difference(ours, other))
+        for count, other in linear.items():
+            if other is not None:
+                yield make_row(LABELS, task, name, count, "accuracy", accuracy(other))
 
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
@@ -184,7 +188,8 @@ class Findings:
                     gain = difference(*(_stack(side, common) for side in sides), paired=True)
                     yield make_row(OVERLAP, task, shallow, f"high - {other}", "difference", gain)
         for other, several in pairs.items():
-            common = _common(*(side for sides in several for side in sides)) if len(several) > 1 else []
+            of_all = 1 < len(several) == len(self.plan.tasks)
+            common = _common(*(side for sides in several for side in sides)) if of_all else []
             if common:  # each task has other texts, and so another seed
                 answers = [[_stack(side, common, seed) for side in sides] for seed, sides in enumerate(several)]
                 gain = mean_difference(answers)
@@ -193,10 +198,11 @@ class Findings:
     def committee(self, task: str, points: Mapping[Any, Point]) -> Iterator[Row]:
         """Finding d: accuracy of committees, and its difference from deep encoder, baselines and plain committees."""
         reference, shallow, groups = self.plan.committee.reference, self.plan.shallow, list(self._committees(points))
-        deep = self.right(points[GAP, reference, "pretrained"])
-        others = ({reference: _stack(deep)} if deep else {}) | self._baselines(task)
+        deep = self.right(points[COMMITTEE, reference, "pretrained"])
+        others = ({reference: _stack(deep)} if deep else {}) | self._baselines(task, draws=1)
         if deep:
-            runs = [run for tuned in self.planner.runs(points[GAP, reference, "pretrained"]).values() for run in tuned]
+            tuned = self.planner.runs(points[COMMITTEE, reference, "pretrained"])
+            runs = [run for several in tuned.values() for run in several]
             cost = {"timed_as": reference, "seconds": round(sum(self._cost(runs)))}
             yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(others[reference]), **cost)
         for group in groups:
@@ -216,16 +222,16 @@ class Findings:
                         yield make_row(COMMITTEE, task, group.model, count, f"difference from {name}", found)
                         if name == reference:
                             better = {**better, count: found} if found.low > -NOT_WORSE else {}
-            if group is groups[0] and better:  # from this size on
+            if group is groups[0] and better and len(deep) > 1:  # from this size on
                 yield make_row(COMMITTEE, task, group.model, min(better), SMALLEST, better[min(better)])
 
     def _committees(self, points: Mapping[Any, Point]) -> Iterator[Committees]:
         """Plain ones first; single members of other recipes, mixed, of more steps, from scratch, deep, one encoder."""
         shallow, reference = self.plan.shallow, self.plan.committee.reference
-        runs = {(model, x): self.planner.runs(point) for (_, model, x), point in points.items()}
+        runs = {key[1:]: self.planner.runs(point) for key, point in points.items() if key[0] == COMMITTEE}
         first = {key: [several[0] for several in by_seed.values()] for key, by_seed in runs.items()}
-        members = {shallow: first[shallow, "pretrained"]}
-        members |= {recipe: first[recipe, x] for recipe, x in runs if x == "members"}
+        others = [recipe for recipe in self.plan.committee.members if recipe not in self.plan.gap_models]
+        members = {recipe: first[recipe, "pretrained"] for recipe in (shallow, *others)}
         answers = {recipe: found for recipe, several in members.items() if (found := self.logits(several)) is not None}
         if shallow not in answers:
             return

@@ -38,15 +38,16 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a finding: by seed an encoder (None: new weights) of a recipe, and its fine-tuning seeds."""
+    """One value of a finding: by seed an encoder (None: new weights) of a model, and its fine-tuning seeds."""
 
     finding: str
     task: str
     model: str
     x: Any
-    recipe: str
+    rates: str  # the recipe or variant whose candidates are tried
     encoders: Mapping[int, tuple[StudyRun | None, list[int]]]
     train_per_label: int | None = None  # in place of the task's
+    draw: int | None = None  # of training texts, where `redraw` would give each seed its own
 
     @property
     def arm(self) -> str:
@@ -77,10 +78,15 @@ class Planner:
         settings |= {"tasks": {task: self.task_options(task, first) for task in self.plan.tasks}}
         return StudyRun("subsets", f"subsets-{seed}" if self.plan.redraw else "subsets", settings, (self.tokenizer,))
 
-    def baselines(self, task: str, train_per_label: int | None = None) -> list[StudyRun]:
-        """The plan's baselines, on all or so many training texts of a class."""
-        draws = range(self.plan.pretraining_seeds * self.plan.finetuning_seeds if self.plan.redraw else 1)
-        options = [{"task": task, "task_options": self.task_options(task, draw, train_per_label)} for draw in draws]
+    def recipe(self, model: str) -> str:
+        """The recipe of a model: variants are of the shallow one."""
+        return self.plan.shallow if model in self.plan.committee.variants else model
+
+    def baselines(self, task: str, train_per_label: int | None = None, draws: int | None = None) -> list[StudyRun]:
+        """The plan's baselines on all or so many training texts of a class, of so many draws of them (default: all)."""
+        most = self.plan.pretraining_seeds * self.plan.finetuning_seeds
+        seeds = range((draws or most) if self.plan.redraw else 1)
+        options = [{"task": task, "task_options": self.task_options(task, seed, train_per_label)} for seed in seeds]
         few = _of_labels(train_per_label)
         return [StudyRun(kind, f"{task}-{kind}{few}", each) for kind in self.plan.baselines for each in options]
 
@@ -120,12 +126,14 @@ class Planner:
         seed: int,
         candidate: Candidate,
         train_per_label: int | None = None,
+        draw: int | None = None,
     ) -> StudyRun:
         """The run that fine-tunes an encoder (None: new weights) with the settings of a candidate."""
         tuning = self.plan.finetuning[recipe]
-        epochs = tuning.num_train_epochs
+        epochs = (None if train_per_label is None else self.plan.labels.num_train_epochs) or tuning.num_train_epochs
+        options = self.task_options(task, seed if draw is None else draw, train_per_label)
         settings: Json = {"recipe": recipe, "size": self.plan.recipe_size, "task": task, "seed": seed}
-        settings |= {"task_options": self.task_options(task, seed, train_per_label), "tokenizer": self.tokenizer.name}
+        settings |= {"task_options": options, "tokenizer": self.tokenizer.name}
         settings |= {"encoder": None if encoder is None else encoder.name}
         settings |= {"num_train_epochs": epochs if epochs % 1 else int(epochs)}  # 8 and 8.0 are one run
         patience = tuning.patience if train_per_label is None else self.plan.labels.patience or tuning.patience
@@ -137,14 +145,16 @@ class Planner:
         return StudyRun("finetune", name, settings, needs)
 
     def candidates(
-        self, recipe: str, task: str, arm: str, train_per_label: int | None = None
+        self, model: str, task: str, arm: str, train_per_label: int | None = None
     ) -> dict[Candidate, list[StudyRun]]:
-        """The runs that try each candidate on the first encoder; `rates.follow` more while the best is at the edge."""
-        encoder, rates = self.pretraining(recipe, 0) if arm == "pretrained" else None, self.plan.rates
-        options, runs, seeds = list(getattr(self.plan.finetuning[recipe], arm)), {}, range(rates.seeds)
+        """The runs that try each candidate, with the first seeds' own encoders; a best rate at the edge is followed."""
+        recipe, rates, n = self.recipe(model), self.plan.rates, self.plan.finetuning_seeds
+        encoders = {} if arm == "scratch" else self.encoders(model if rates.variants else recipe)
+        tries = [(encoders.get(seed // n, encoders.get(0, (None,)))[0], seed) for seed in range(rates.seeds)]
+        options, runs = list(getattr(self.plan.finetuning[recipe], arm)), {}
         most = len(options) + (rates.follow if len(options) > 1 else 0)
         for option in options:
-            runs[option] = [self.finetuning(recipe, task, encoder, seed, option, train_per_label) for seed in seeds]
+            runs[option] = [self.finetuning(recipe, task, *each, option, train_per_label) for each in tries]
             if len(runs) == len(options) < most:
                 options += _beyond_edge(self.means(runs))
         return runs
@@ -155,9 +165,9 @@ class Planner:
             return {}
         return {option: mean(self.validation[run.name] for run in tries) for option, tries in runs.items()}
 
-    def chosen(self, recipe: str, task: str, arm: str, train_per_label: int | None = None) -> Candidate | None:
+    def chosen(self, model: str, task: str, arm: str, train_per_label: int | None = None) -> Candidate | None:
         """The lowest rate whose mean validation accuracy is within a standard error of the best; None until all ran."""
-        runs = self.candidates(recipe, task, arm, train_per_label)
+        runs = self.candidates(model, task, arm, train_per_label)
         if len(runs) == 1:
             return next(iter(runs))
         means = self.means(runs)
@@ -173,14 +183,15 @@ class Planner:
 
     def runs(self, point: Point) -> dict[int, list[StudyRun]]:
         """By seed the fine-tunings of a point with the chosen candidate; empty until it is chosen."""
-        candidate = self.chosen(point.recipe, point.task, point.arm, point.train_per_label)
-        if candidate is None:
-            return {}
-        runs = {}
-        for key, (encoder, seeds) in point.encoders.items():
-            options = candidate, point.train_per_label
-            runs[key] = [self.finetuning(point.recipe, point.task, encoder, seed, *options) for seed in seeds]
-        return runs
+        candidate = self.chosen(point.rates, point.task, point.arm, point.train_per_label)
+        return {} if candidate is None else self._runs_with(candidate, point)
+
+    def _runs_with(self, candidate: Candidate, point: Point) -> dict[int, list[StudyRun]]:
+        recipe, options = self.recipe(point.rates), (candidate, point.train_per_label, point.draw)
+        return {
+            key: [self.finetuning(recipe, point.task, encoder, seed, *options) for seed in seeds]
+            for key, (encoder, seeds) in point.encoders.items()
+        }
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """Encoders of a recipe or variant on the whole corpus by seed, with their own fine-tuning seeds."""
@@ -200,14 +211,16 @@ class Planner:
     def points(self, task: str) -> Iterator[Point]:
         """The points of all findings on a task."""
         plan, shallow, n = self.plan, self.plan.shallow, self.plan.finetuning_seeds
-        scratch = range(plan.pretraining_seeds * n)
+        scratch: dict[int, tuple[StudyRun | None, list[int]]]
+        scratch = {seed: (None, [seed]) for seed in range(plan.pretraining_seeds * n)}
         for model in plan.gap_models:
-            recipe = shallow if model in plan.committee.variants else model
-            yield Point(GAP, task, model, "scratch", recipe, {seed: (None, [seed]) for seed in scratch})
-            yield Point(GAP, task, model, "pretrained", recipe, self.encoders(model))
-        for recipe in plan.committee.members:
-            if recipe not in plan.gap_models:
-                yield Point(COMMITTEE, task, recipe, "members", recipe, self.encoders(recipe))
+            yield Point(GAP, task, model, "scratch", model, scratch)
+            yield Point(GAP, task, model, "pretrained", model, self.encoders(model))
+        # Members with other training texts would know more labels together than what they are compared with.
+        one_draw = 0 if plan.redraw else None
+        for model in dict.fromkeys([*plan.gap_models, *plan.committee.members]):
+            yield Point(COMMITTEE, task, model, "pretrained", model, self.encoders(model), draw=one_draw)
+        yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch, draw=one_draw)
         seeds = {p: [p * n] for p in range(plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
@@ -225,17 +238,19 @@ class Planner:
         for count, fewer in self.label_counts(task).items():
             for model in [shallow, *plan.committee.variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}
-                yield Point(LABELS, task, model, count, shallow, encoders, fewer)
+                yield Point(LABELS, task, model, count, model, encoders, fewer)
             yield Point(LABELS, task, "scratch", count, shallow, {p: (None, seeds[p]) for p in seeds}, fewer)
 
-    def expand(self, findings: Collection[str] = (), tasks: Collection[str] = ()) -> tuple[dict[str, StudyRun], int]:
-        """The runs of findings and tasks (default: all) that can be named now, and how many wait for a rate.
+    def expand(
+        self, findings: Collection[str] = (), tasks: Collection[str] = (), recipes: Collection[str] = ()
+    ) -> tuple[dict[str, StudyRun], int]:
+        """The runs of findings, tasks and recipes (default: all) that can be named now, and how many wait for a rate.
 
         They are in the order in which they are to be done: low seeds first, so that a study that stops early has some
         of every finding.
         """
         compared = not findings or GAP in findings or COMMITTEE in findings  # with baselines and by latency
-        planned, waiting = [], 0
+        planned, waiting = [], set()
         tasks = [task for task in self.plan.tasks if not tasks or task in tasks]
         for task in tasks:
             fits = self.baselines(task) if compared else []
@@ -243,18 +258,27 @@ class Planner:
                 fits += [run for run in self.baselines(task, fewer) if run.kind == "linear"]  # all that e compares
             planned += [(run.settings["task_options"].get("train_seed", 0), run) for run in fits]
         points = [point for task in tasks for point in self.points(task)]
-        for point in [point for point in points if not findings or point.finding in findings]:
-            candidates = self.candidates(point.recipe, point.task, point.arm, point.train_per_label)
+        against = GAP if {CORPUS_SIZE, OVERLAP} & {*findings} else ""  # new weights are compared with
+        for point in points:
+            is_compared = (point.finding, point.model, point.arm) == (against, self.plan.shallow, "scratch")
+            if findings and point.finding not in findings and not is_compared:
+                continue
+            if recipes and self.recipe(point.rates) not in recipes:
+                continue
+            candidates = self.candidates(point.rates, point.task, point.arm, point.train_per_label)
             if len(candidates) > 1:  # first of all: further runs wait for the choice
                 planned += [(0, run) for tries in candidates.values() for run in tries]
             runs = self.runs(point)
-            for seed, (encoder, seeds) in point.encoders.items():
+            for seed, (encoder, _) in point.encoders.items():
                 planned += [] if encoder is None else [(seed, encoder)]
                 planned += [(seed + place, run) for place, run in enumerate(runs.get(seed, []))]
-                waiting += 0 if runs else len(seeds)
+            if not runs:  # tries are not counted again
+                first, tries = next(iter(candidates.items()))
+                for several in self._runs_with(first, point).values():
+                    waiting |= {run.name for run in several} - {run.name for run in tries}
         ordered = [run for _, each in sorted(planned, key=itemgetter(0)) for run in _with_needs(each)]
         ordered += [self.latency] if compared else []  # it is measured alone on the machine
-        return {run.name: run for run in ordered}, waiting
+        return {run.name: run for run in ordered}, len(waiting)
 
 
 def _of_labels(train_per_label: int | None) -> str:

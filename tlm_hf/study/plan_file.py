@@ -56,6 +56,7 @@ class RatesPlan(Section):
 
     seeds: Count = 3
     follow: int = Field(default=2, ge=0)
+    variants: bool = True
 
 
 class CorpusSizePlan(Section):
@@ -97,6 +98,7 @@ class LabelsPlan(Section):
     train_per_label: list[Count] = []
     validation_per_label: Count | None = None
     patience: Count | None = None
+    num_train_epochs: Positive | None = None
 
 
 class SizePlan(Section):

@@ -33,13 +33,14 @@ COLOURS |= dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True
 
 def write_report(arguments: StudyArguments) -> Json:
     """Write `REPORT.md`, `rows.json` and the plots into the results folder; returns the page's path and the rows."""
-    plan, arguments = check_arguments(arguments), replace(arguments, tasks=[])
+    plan, arguments = check_arguments(arguments), replace(arguments, tasks=[], recipes=[])
     state, folder = read_state(arguments, plan), arguments.results_folder
     if not state.records:
         raise UserError(f"{folder} has no finished run: start with `tlm study run --size {arguments.size}`.")
     rows = Findings(state.planner, state.records, folder / "runs").rows()
     if arguments.findings:
-        rows = [row for row in rows if row.finding in arguments.findings]
+        compared = [BASELINES] if {GAP, COMMITTEE} & {*arguments.findings} else []
+        rows = [row for row in rows if row.finding in (*arguments.findings, *compared)]
     timed = state.records.get(state.planner.latency.name)
     latency = timed.results["rows"] if timed else []
     frame, results = with_texts(rows), [record.results for record in state.records.values()]
@@ -74,7 +75,8 @@ def with_texts(rows: list[Row]) -> pd.DataFrame:
         t = "one run" if row.t_low is None or row.t_high is None else f"[{bound(row.t_low)}, {bound(row.t_high)}]"
         texts = {"text": text, "t-interval": t, "runs": " and ".join(map(str, row.runs))}
         lines.append({**asdict(row), **texts, "members": "" if row.x is None else str(row.x)})
-    return pd.DataFrame(lines, columns=[*Row.__annotations__, "text", "t-interval", "members"])
+    frame = pd.DataFrame(lines, columns=[*Row.__annotations__, "text", "t-interval", "members"])
+    return frame.astype({"x": object})  # text, numbers and None
 
 
 def bound(share: float) -> str:
@@ -84,7 +86,9 @@ def bound(share: float) -> str:
 
 def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict[str, str]:
     """The report's tables in Markdown by name; one without rows is empty."""
-    times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"])
+    times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"]).astype(
+        {"members": object}
+    )
     gap, sizes, overlap, committee, labels, baselines = (
         frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, LABELS, BASELINES)
     )
@@ -96,6 +100,7 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
     costs = costs.assign(seconds=costs["seconds"].map("{:,.0f}".format), ms=costs["milliseconds"].map("{:.2f}".format))
     costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
     costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
+    compared = _pivot(pd.concat([committee[~is_smallest], baselines]), index, tested="accuracy")
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
         "models": _models(state.planner, state.records),
@@ -103,7 +108,7 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
         "overlap": _overlap(overlap, state.planner, state.records),
         "labels": _pivot(labels, ("task", "model", "labels"), tested="gap"),
-        "committee": _pivot(pd.concat([committee[~is_smallest], baselines]), index).join(costs),
+        "committee": compared.drop(columns="t-interval", errors="ignore").join(costs),
         "smallest": _pivot(committee[is_smallest], index),
         "latency": shown,
         "rates": _rates(state.planner),
@@ -119,8 +124,12 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
 def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested: str = "") -> pd.DataFrame:
     """A line for each value of the index, a column for each measure; t-interval and runs are those of `tested`."""
     table = rows.pivot_table("text", list(index), "measure", aggfunc="first", sort=False)
-    main = rows[rows["measure"] == tested].set_index(list(index))
-    return table.join(main[["t-interval", "runs"]]) if tested else table
+    of_measure = {name: part.set_index(list(index)) for name, part in rows.groupby("measure")}
+    if tested in of_measure:
+        table = table.join(of_measure[tested][["t-interval", "runs"]])
+        if "accuracy" in of_measure:  # of lines that are compared with
+            table = table.fillna({"runs": of_measure["accuracy"]["runs"]})
+    return table
 
 
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
@@ -153,13 +162,14 @@ def _rates(planner: Planner) -> pd.DataFrame:
     """What validation said of the candidates of each arm, where there are several."""
     tried: list[tuple[str, str, str, int | None]] = []
     for task in planner.plan.tasks:
-        tried += [(task, recipe, recipe, None) for recipe in planner.plan.finetuning]
-        shallow, counts = planner.plan.shallow, filter(None, planner.label_counts(task).values())
-        tried += [(task, f"{shallow}, {count} labels", shallow, count) for count in counts]
+        plan, counts = planner.plan, list(filter(None, planner.label_counts(task).values()))
+        variants = plan.committee.variants if plan.rates.variants else {}
+        tried += [(task, model, model, None) for model in (*plan.finetuning, *variants)]
+        tried += [(task, f"{m}, {count} labels", m, count) for count in counts for m in (plan.shallow, *variants)]
     lines = {}
-    for (task, name, recipe, count), arm in product(tried, ARM_NAMES):
-        runs, chosen = planner.candidates(recipe, task, arm, count), planner.chosen(recipe, task, arm, count)
-        if len(runs) == 1 or chosen is None:
+    for (task, name, model, count), arm in product(tried, ARM_NAMES):
+        runs, chosen = planner.candidates(model, task, arm, count), planner.chosen(model, task, arm, count)
+        if len(runs) == 1 or chosen is None or (arm == "scratch" and model != planner.recipe(model)):
             continue
         cells, rates = [], [option.learning_rate for option in runs]
         for option, accuracy in planner.means(runs).items():

@@ -40,6 +40,7 @@ class StudyArguments:
     work_dir: str | None = option(None, "Weights and checkpoints (default: outputs/study/SIZE).")
     findings: list[str] = option(list, "Only the runs of these.", choices=list(FINDINGS))
     tasks: list[str] = option(list, "Only the runs of these tasks; a report is of all.")
+    recipes: list[str] = option(list, "Only the encoders of these; a report is of all.")
     workers: int | None = option(None, "Runs at once (default: one for each core).")
     executor: str = option("local", "Where: ray is a cluster (extra `cluster`; RAY_ADDRESS).", choices=["local", "ray"])
     data_root: str | None = option(None, "Folder of real text; default: $TLM_DATA.")
@@ -62,9 +63,10 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
     if arguments.executor == "ray":
         check_installed("ray")
     plan = read_plan(arguments.size, arguments.plan or PLAN_FILE)
-    for task in arguments.tasks:
-        if task not in plan.tasks:
-            raise UserError(f"The plan has no task {task!r}: choose among {', '.join(plan.tasks)}.")
+    for what, asked, known in (("task", arguments.tasks, plan.tasks), ("recipe", arguments.recipes, plan.finetuning)):
+        for name in asked:
+            if name not in known:
+                raise UserError(f"The plan has no {what} {name!r}: choose among {', '.join(known)}.")
     return plan
 
 
@@ -85,7 +87,7 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     records = {record.name: record for record in found}
     tuned = [record for record in records.values() if record.kind == "finetune"]
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
-    runs, waiting = planner.expand(arguments.findings, arguments.tasks)
+    runs, waiting = planner.expand(arguments.findings, arguments.tasks, arguments.recipes)
     missing = [run for name, run in runs.items() if name not in records]
     return State(planner, runs, waiting, {name: records[name] for name in runs if name in records}, missing)
 
@@ -129,7 +131,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     runs, waiting, validation = state.runs, state.waiting, dict(state.planner.validation)
     while waiting:  # as if all candidates were equally good
         validation = dict.fromkeys(runs, 0.5) | validation
-        runs, waiting = Planner(plan, validation).expand(arguments.findings, arguments.tasks)
+        runs, waiting = Planner(plan, validation).expand(arguments.findings, arguments.tasks, arguments.recipes)
     seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
     left = {name: expected for name, expected in seconds.items() if name not in state.records}
     lines = [[run.kind, run.settings.get("recipe", "")] for run in runs.values()]
@@ -180,7 +182,7 @@ def run_study(arguments: StudyArguments) -> Json:
     root = data_root(arguments.data_root)
     arguments = replace(arguments, data_root=None if root is None else str(root.resolve()))
     state, find_jobs = read_state(arguments, plan), partial(missing_jobs, arguments, plan)
-    before = len(state.records)
+    before = {path.name for path in folder.glob("runs/*")}  # more than can be named while a candidate is missing
     if any(run.kind == "minilm" for run in state.missing):
         check_installed(SENTENCE_ENCODER, "sentence_transformers")
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,4 +200,4 @@ def run_study(arguments: StudyArguments) -> Json:
     finally:
         holder.release()
     state = read_state(arguments, plan)
-    return {"done": len(state.records) - before, "missing": len(state.missing), "waiting": state.waiting}
+    return {"done": len(state.records.keys() - before), "missing": len(state.missing), "waiting": state.waiting}
