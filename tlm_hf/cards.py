@@ -12,7 +12,6 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 PAPER = "arxiv:2507.14871"
-KINDS = ("encoder", "classifier", "committee", "adapter", "frozen")
 RELATIONS = {"committee": "merge", "frozen": "quantized"}  # to the base models; others the Hub finds by itself
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "r2": "R²", "rmse": "RMSE"}
 METRICS |= {"subset_accuracy": "all labels right", "pearson": "Pearson's r", "spearman": "Spearman's ρ"}
@@ -100,7 +99,7 @@ def card_template(kind: str, form: str = "md") -> Template:
 
 
 def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, template: str | None = None) -> str:
-    """Render a card of one of `KINDS`, which loads the model by `name`; UndefinedError for a number that is missing."""
+    """Render a card of a kind, which loads the model by `name`; UndefinedError for a number that is missing."""
     example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""  # else a branch's snippets would open main
     are_pairs = results.get("task_options", results).get("text_pair_column") and kind != "frozen"

@@ -26,12 +26,6 @@ def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[obj
         raise UserError(f"{what} ({say(error)}): {remedy}.") from error
 
 
-def no_model(source: str, error: Exception) -> UserError:
-    """The error for a name that is no folder, with what the Hub said."""
-    here = "no folder of that name is here (train it first, or check the path)"
-    return UserError(f"There is no model {source!r}: {here}, and the Hub lookup failed ({first_line(error)}).")
-
-
 def shown(value: Any) -> str:
     """A cell as an error shows it, in at most 80 characters."""
     return listed([repr(value)], 80)

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .data.embedded import model_folder, pretrained
 from .data.tokenization import LONGEST_DEFAULT, load_tokenizer
-from .errors import UserError, first_line, listed, no_model
+from .errors import UserError, first_line, listed
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_tlm import TLMConfig
@@ -46,7 +46,8 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     except (OSError, ValueError) as error:
         if folder.is_dir() or isinstance(error, ValueError):
             raise _cannot(source, "opened", error) from error
-        raise no_model(source, error) from error
+        here = "no folder of that name is here (train it first, or check the path), and the Hub lookup failed"
+        raise UserError(f"There is no model {source!r}: {here} ({first_line(error)}).") from error
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
     if config.get("model_type") not in known:
         raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")

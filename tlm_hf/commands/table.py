@@ -35,13 +35,13 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "pre-train an encoder on a corpus, or continue one on your own text",
-        "commands.calls:pretrain",
+        "training.members:pretrain_members",
         ("model", "steps", "held_out", "members"),
         options="training.pretrain_options",
     ),
     "finetune": Command(
         "fine-tune an encoder on a task, or train it from scratch",
-        "commands.calls:finetune",
+        "training.members:finetune_members",
         ("model", "task", "from_scratch", "validation", "test", "schedule", "members"),
         options="training.finetune_options",
     ),

@@ -21,9 +21,8 @@ from ..data.overlap import count_tokens, encode_texts
 from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer
 from ..errors import UserError
-from ..evaluation.calibration import choose_temperature, expected_calibration_error
+from ..evaluation.calibration import calibration_metrics, choose_temperature
 from ..evaluation.classifier_facts import load_task_of
-from ..evaluation.metrics import classification_metrics
 from ..evaluation.scoring import predict_logits
 from ..loading import COMMITTEES, load_classifier, load_classifier_tokenizer, match_labels
 from ..models.combination_committee import SINGLE, combine
@@ -154,6 +153,4 @@ def _describe(name: str, committee: Path, deep: Path | None, root: str | None) -
 
 def scores_at(temperature: float, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Scores of logits (texts, classes) at a temperature, and that temperature."""
-    scaled = logits / temperature
-    errors = {"calibration_error": expected_calibration_error(scaled, labels), "temperature": temperature}
-    return {**classification_metrics(scaled, labels), **errors}
+    return calibration_metrics(logits / temperature, labels) | {"temperature": temperature}

@@ -14,10 +14,6 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_frozen.FrozenCommitteeForSequenceClassification",
 }
 TABLE_DTYPES = ("float32", "float16", "int8")
-SAVED = (  # in `config.json` even where they are defaults, for the runtime
-    *("num_members", "vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act"),
-    *("layer_norm_eps", "max_position_embeddings", "cls_token_id", "table_dtype", "temperature", "combination"),
-)
 
 
 @strict
@@ -64,7 +60,7 @@ class FrozenCommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
                 raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(known)}.")
 
     def to_diff_dict(self) -> dict[str, Any]:
-        return super().to_diff_dict() | {name: getattr(self, name) for name in SAVED} | {"auto_map": dict(AUTO_MAP)}
+        return super().to_diff_dict() | {"auto_map": dict(AUTO_MAP)}
 
 
 FrozenCommitteeConfig.register_for_auto_class("AutoConfig")

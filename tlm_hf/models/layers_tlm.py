@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.bert.modeling_bert import BertIntermediate, BertOutput, BertSelfOutput
 
 from .configuration_tlm import TLMConfig
-from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, add_mask, is_absorbed, is_plain, is_ragged
+from .fast_paths_tlm import Queries, TLMDropout, absorbed_attention, add_mask, is_absorbed, is_ragged
 
 LONGEST_EAGER = 512  # beyond, the matrix of attention weights costs more memory than it saves time
 
@@ -28,26 +28,14 @@ class TLMEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = TLMDropout(config.hidden_dropout_prob, config)
 
-    def forward(
-        self, input_ids: Any, token_type_ids: Any, position_ids: Any, inputs_embeds: Any, sparse_gradient: bool = False
-    ) -> Tensor:
-        """To (batch, sequence, hidden); with `sparse_gradient` that of the word rows is these rows alone."""
-        words = self.word_embeddings
-        if inputs_embeds is not None:
-            hidden_states = inputs_embeds
-        elif sparse_gradient:
-            hidden_states = nn.functional.embedding(input_ids, words.weight, words.padding_idx, sparse=True)
-        else:
-            hidden_states = words(input_ids)
+    def forward(self, input_ids: Any, token_type_ids: Any, position_ids: Any, inputs_embeds: Any) -> Tensor:
+        """To (batch, sequence, hidden)."""
+        hidden_states = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
             # Made here, not kept as a buffer: non-persistent buffers come back as garbage from a meta-device load.
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None]
-        if token_type_ids is None and is_plain(self.token_type_embeddings, nn.Embedding):
-            token_types = self.token_type_embeddings.weight[0]
-        else:
-            types = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
-            token_types = self.token_type_embeddings(types)
-        hidden_states = hidden_states + token_types + self.position_embeddings(position_ids)
+        types = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
+        hidden_states = hidden_states + self.token_type_embeddings(types) + self.position_embeddings(position_ids)
         return self.dropout(self.LayerNorm(hidden_states))
 
 

@@ -10,18 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.loss.loss_utils import ForMaskedLMLoss
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling, MaskedLMOutput, SequenceClassifierOutput
-from transformers.modeling_utils import PreTrainedModel
-from transformers.models.bert.modeling_bert import BertLMPredictionHead, BertOnlyMLMHead, BertPooler
+from transformers.models.bert.modeling_bert import BertForMaskedLM, BertOnlyMLMHead, BertPooler, BertPreTrainedModel
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_tlm import TLMConfig
 from .convolution_tlm import TLMConvolutionFrontEnd, pad_inputs
-from .fast_paths_tlm import MaskedLMLoss, Queries, TLMDropout, is_plain, loss_is_fusable, narrowed
+from .fast_paths_tlm import MaskedLMLoss, Queries, TLMDropout, loss_is_fusable, narrowed
 from .layers_tlm import TLMEmbeddings, TLMEncoder, TLMLayer, TLMSelfAttention
 
 
@@ -52,26 +50,13 @@ class CardMixin:
         path.write_text(cards.saved_model_card(self, name), encoding="utf-8")
 
 
-class TLMPreTrainedModel(CardMixin, PreTrainedModel):  # trf-ignore: TRF057
+class TLMPreTrainedModel(CardMixin, BertPreTrainedModel):  # trf-ignore: TRF057
     """Base of encoders and committees: initialisation, loading and the conditions of the fast path."""
 
     config: TLMConfig
     config_class = TLMConfig
-    base_model_prefix = "bert"
     _no_split_modules = ["TLMEmbeddings", "TLMLayer"]
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": TLMLayer, "attentions": TLMSelfAttention}
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Stock BERT's: normal(0, initializer_range), LayerNorms 1 and 0, biases 0 (there is no buffer of ours)."""
-        super()._init_weights(module)
-        if isinstance(module, BertLMPredictionHead):
-            init.zeros_(module.bias)  # leaves a loaded bias alone
 
     def last_layer_is_reducible(self, attention_mask: Tensor | None, options: Mapping[str, Any]) -> bool:
         """Whether mask and the caller's options let the last layer be computed only where the head reads."""
@@ -107,23 +92,22 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         queries: Queries | None = None,
-        sparse_gradient: bool = False,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode a batch of texts; inputs as in stock BERT (a 4-d mask only without a convolution).
 
         With `queries`, where `last_layer_is_reducible`, `last_hidden_state` (batch, sequence, hidden) is computed at
         these positions only (shapes of `Queries.read`). `pooler_output` (batch, hidden) is None without a pooler or
-        when the queries are flattened. `sparse_gradient`: see `TLMEmbeddings.forward`.
+        when the queries are flattened.
         """
         inputs = (input_ids, token_type_ids, position_ids, inputs_embeds)
-        states = narrowed(self._embed(inputs, attention_mask, sparse_gradient), self.config, self.training)
+        states = narrowed(self._embed(inputs, attention_mask), self.config, self.training)
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
         states = self.encoder(states, mask, queries, **kwargs)
         pooled = None if self.pooler is None or states.dim() == 2 else self.pooler(states)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
 
-    def _embed(self, inputs: tuple, attention_mask: Tensor | None, sparse_gradient: bool) -> Tensor:
+    def _embed(self, inputs: tuple, attention_mask: Tensor | None) -> Tensor:
         input_ids, _, position_ids, inputs_embeds = inputs
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         if tokens is None or (input_ids is None) == (inputs_embeds is None):
@@ -135,7 +119,7 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
         # CODEPATH: the authors' own convolution checkpoints see padding, ours do not.
         if self.config.conv_sees_padding:
             inputs = pad_inputs(self.config, self.embeddings.word_embeddings, inputs)
-        hidden_states = self.embeddings(*inputs, sparse_gradient=sparse_gradient)
+        hidden_states = self.embeddings(*inputs)
         if self.front_end is not None:
             hidden_states = self.front_end(hidden_states, attention_mask)
         # CODEPATH: as above. What `pad_inputs` added is for the convolution alone: attention would mask it, so every
@@ -148,10 +132,9 @@ class TLMModel(TLMPreTrainedModel):  # trf-ignore: TRF057
 class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
     """Masked language model with stock BERT's head; in training it computes nothing that the loss does not read."""
 
-    _tied_weights_keys = {
-        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-        "cls.predictions.decoder.bias": "cls.predictions.bias",
-    }
+    _tied_weights_keys = BertForMaskedLM._tied_weights_keys
+    get_output_embeddings = BertForMaskedLM.get_output_embeddings
+    set_output_embeddings = BertForMaskedLM.set_output_embeddings
 
     def __init__(self, config: TLMConfig) -> None:
         if any("SequenceClassification" in name for name in config.architectures or []):
@@ -162,13 +145,6 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         self.bert = TLMModel(config, add_pooling_layer=False)
         self.cls = BertOnlyMLMHead(config)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.cls.predictions.decoder
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.cls.predictions.decoder = new_embeddings
-        self.cls.predictions.bias = new_embeddings.bias
 
     @can_return_tuple
     def forward(  # trf-ignore: TRF057
@@ -190,18 +166,15 @@ class TLMForMaskedLM(TLMPreTrainedModel):  # trf-ignore: TRF057
         sequence, vocabulary), or of the labelled ones in row-major order, (labels, vocabulary).
         """
         sparse = self.training if sparse_prediction is None else sparse_prediction
-        head, words = self.cls.predictions, self.bert.embeddings.word_embeddings
+        head = self.cls.predictions
         queries = loss = None
         if labels is not None and sparse and not torch.compiler.is_compiling():  # their count may not shape a graph
             queries, labels = Queries.of_labels(labels)
         fused = queries is not None and self.config.use_fast_path and self.loss_function is ForMaskedLMLoss
         fused = fused and loss_is_fusable(self.cls)
         reduced = queries is not None and self.last_layer_is_reducible(attention_mask, kwargs)
-        # Word rows alone, added to the decoder's dense gradient: only where nothing else leaves the model.
-        is_tied = head.decoder.weight is words.weight and is_plain(words, nn.Embedding)
-        sparse_gradient = reduced and fused and is_tied
         inputs = (input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.bert(*inputs, queries if reduced else None, sparse_gradient, return_dict=True, **kwargs)
+        outputs = self.bert(*inputs, queries if reduced else None, return_dict=True, **kwargs)
         states = outputs.last_hidden_state
         if queries is not None and not reduced:
             states = queries.read(states)

@@ -30,10 +30,7 @@ Tensors = Mapping[str, torch.Tensor]
 AUTHORS_LENGTH, AUTHORS_PAD_ID = 128, 0  # of their padding, which convolutions see; config.json may say 101
 LAYER, BLOCK = "bert.encoder.layer.", "bert.encoder.layer.0."
 POSITIONS = "bert.embeddings.position_embeddings.weight"
-TIED = {  # may be absent, since they are other tensors under a second name
-    "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
-    "cls.predictions.decoder.bias": "cls.predictions.bias",
-}
+TIED = TLMForMaskedLM._tied_weights_keys  # may be absent, since they are other tensors under a second name
 BUFFER = "bert.embeddings.position_ids"  # of older transformers; stock BERT does not read it either
 # Fields of their configuration: those that must be there, others that ours has too, and what all their models share.
 NEEDED = "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings"

@@ -13,7 +13,7 @@ import filelock
 
 from ..errors import UserError, shown
 from .atomic_files import Json, flush_tree, lock, read_json, write_json
-from .checkpoints import DAMAGED, PARTIAL, last_whole, list_checkpoints, writing
+from .checkpoints import DAMAGED, PARTIAL, list_checkpoints, writing
 from .provenance import commit, portable, provenance
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,6 @@ class Run:
         """Results of the finished run, or None."""
         path = self.folder / RESULTS_FILE
         return read_json(path) if path.is_file() else None
-
-    def last_checkpoint(self) -> Path | None:
-        """Newest whole checkpoint, or None; all processes must call this, after the Trainer was made."""
-        return last_whole(self.folder)
 
     def discard(self) -> None:
         """Give the folder back: a run that was refused after it had taken the folder leaves no record there."""

@@ -33,7 +33,6 @@ OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 
 class StudyArguments:
     """Options of `tlm study`."""
 
-    what: str = option("", "plan, run or report.")
     size: str = option("smoke", "smoke, laptop, fair or paper.")
     plan: str | None = option(None, "YAML file of the plan (default: the package's).")
     results_dir: str | None = option(None, "Records, tables and plots (default: results/study/SIZE).")

@@ -28,6 +28,7 @@ from ..evaluation.scoring import predict_logits
 from ..loading import load_for_finetuning, load_matching_tokenizer, read_encoder_config, weights_hash
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..runs.atomic_files import Json, read_json, write_text
+from ..runs.checkpoints import last_whole
 from ..runs.output_folder import Run, is_main_process
 from ..runs.provenance import portable_path
 from .callbacks import LogRows, Patience
@@ -95,7 +96,7 @@ def finetune(**options: Any) -> Json:
     if classifier.head == "linear":
         start_as_linear_model(model, tokenizer, texts_of(task["train"]), scaled_labels(task, "train"))
     trainer = _build_trainer(chosen, arguments, model, task, tokenizer)
-    checkpoint, patience = run.last_checkpoint(), chosen.schedule.patience
+    checkpoint, patience = last_whole(run.folder), chosen.schedule.patience
     if checkpoint is not None and patience is not None:
         Patience(patience).end_again(checkpoint, arguments)
     trainer.train(resume_from_checkpoint=checkpoint)

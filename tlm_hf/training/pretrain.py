@@ -74,7 +74,7 @@ def pretrain(**options: Any) -> Json:
 
     # 3. Train
     trainer = training.build_trainer(steps, arguments.output_dir)
-    trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    trainer.train(resume_from_checkpoint=True)
 
     # 4. Save
     def save(folder: Path) -> None:

@@ -22,7 +22,7 @@ from ..data.table_files import frame_table
 from ..data.task_options import TableFormat
 from ..data.task_splits import learnable, rotate
 from ..data.tasks import load_task, task_hash
-from ..data.tokenization import LONGEST_DEFAULT, SHORT, TextFacts, train_wordpiece
+from ..data.tokenization import LONGEST_DEFAULT, TextFacts, train_wordpiece
 from ..errors import UserError, check_range, flag
 from ..evaluation.linear_models import fit_tfidf
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
@@ -220,7 +220,6 @@ def _check_options(arguments: OwnDataArguments) -> None:
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
     sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
-    check_range(arguments, SHORT, math.inf, "max_length")
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)
         if arguments.encoder == [OWN_TEXT]:
