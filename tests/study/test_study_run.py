@@ -91,6 +91,20 @@ def test_the_report_is_equal_the_second_time(study):
         assert row["low"] - 1e-9 <= row["estimate"] <= row["high"] + 1e-9, row
 
 
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [(["gap", "labels"], "ae"), (["corpus_size", "overlap"], "bc"), (["committee"], "d")],
+)
+def test_a_report_of_some_findings_has_their_rows_and_sections(copy, asked, shown):
+    for folder in (copy / "results" / "runs").glob("latency*"):
+        shutil.rmtree(folder)
+    whole = write_report(arguments(copy))["rows"]
+    found = write_report(arguments(copy, findings=asked))["rows"]
+    assert [row for row in found if row["finding"] != "baselines"] == [row for row in whole if row["finding"] in asked]
+    page = (copy / "results" / "REPORT.md").read_text()
+    assert "".join(re.findall(r"^## ([a-e])\. ", page, re.MULTILINE)) == shown
+
+
 def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):
     found = write_report(arguments(study))["rows"]
     name = "committee of bert-1 of 6 steps"

@@ -100,11 +100,13 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
     costs = costs.assign(seconds=costs["seconds"].map("{:,.0f}".format), ms=costs["milliseconds"].map("{:.2f}".format))
     costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
     costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
-    compared = _pivot(pd.concat([committee[~is_smallest], baselines]), index, tested="accuracy")
+    of_gap = baselines if len(gap) else baselines[:0]
+    of_d = pd.concat([committee[~is_smallest], baselines if len(committee) else baselines[:0]])
+    compared = _pivot(of_d, index, tested="accuracy")
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
         "models": _models(state.planner, state.records),
-        "gap": _pivot(pd.concat([gap, baselines.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
+        "gap": _pivot(pd.concat([gap, of_gap.assign(measure=ARM_NAMES["pretrained"])]), tested="gap"),
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
         "overlap": _overlap(overlap, state.planner, state.records),
         "labels": _pivot(labels, ("task", "model", "labels"), tested="gap"),
