@@ -82,14 +82,6 @@ def test_the_mean_over_seeds_chooses_and_not_the_best_seed(choose):
     assert choose(accuracies, 3)[0] == 3e-4
 
 
-def test_the_lowest_rate_within_a_standard_error_is_taken(choose):
-    # The best, of mean 0.82, has a standard error of 0.02 / sqrt(3) = 0.0115.
-    best = (0.80, 0.82, 0.84)
-    assert choose({1e-4: (0.81,) * 3, 3e-4: (0.815,) * 3, 1e-3: best}, 3)[0] == 1e-4
-    assert choose({1e-4: (0.80,) * 3, 3e-4: (0.815,) * 3, 1e-3: best}, 3)[0] == 3e-4
-    assert choose({1e-4: (0.80,) * 3, 3e-4: (0.80,) * 3, 1e-3: best}, 3)[0] == 1e-3
-
-
 def test_a_best_rate_at_the_edge_is_followed(choose):
     rising = {1e-4: (0.5,), 3e-4: (0.6,), 1e-3: (0.7,), 3e-3: (0.8,), 9e-3: (0.75,)}
     assert choose(rising, 1, follow=3) == (3e-3, [1e-4, 3e-4, 1e-3, 3e-3, 9e-3])

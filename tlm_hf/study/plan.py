@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from operator import itemgetter
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from ..data.overlap_subsets import KINDS
@@ -166,20 +166,10 @@ class Planner:
         return {option: mean(self.validation[run.name] for run in tries) for option, tries in runs.items()}
 
     def chosen(self, model: str, task: str, arm: str, train_per_label: int | None = None) -> Candidate | None:
-        """The lowest rate whose mean validation accuracy is within a standard error of the best; None until all ran."""
+        """The candidate with the best mean validation accuracy (the first of equals); None until all have run."""
         runs = self.candidates(model, task, arm, train_per_label)
-        if len(runs) == 1:
-            return next(iter(runs))
-        means = self.means(runs)
-        if not means:
-            return None
-        best = max(means, key=means.__getitem__)
-        tries = [self.validation[run.name] for run in runs[best]]
-        if len(tries) == 1:
-            return best
-        within = means[best] - stdev(tries) / len(tries) ** 0.5
-        near = [option for option, value in means.items() if value >= within]
-        return min(near, key=lambda option: (option.learning_rate, -means[option]))
+        means = self.means(runs) if len(runs) > 1 else dict.fromkeys(runs, 0.0)
+        return max(means, key=means.__getitem__, default=None)
 
     def runs(self, point: Point) -> dict[int, list[StudyRun]]:
         """By seed the fine-tunings of a point with the chosen candidate; empty until it is chosen."""
