@@ -128,7 +128,8 @@ class Findings:
                 continue
             found = {ARM_NAMES["pretrained"]: accuracy(_stack(ours)), ARM_NAMES["scratch"]: accuracy(_stack(theirs))}
             found["gap"] = difference(_stack(ours), _stack(theirs))
-            others = [seed for seed in ours if seed > 0], [s for s in theirs if s >= self.plan.rates.seeds]
+            chose = self.plan.rates.seeds
+            others = [p for p in ours if p * self.plan.finetuning_seeds >= chose], [s for s in theirs if s >= chose]
             if all(others):
                 # Without the runs whose validation accuracy chose the rates: their test accuracy may be flattered.
                 found["gap, other seeds"] = difference(_stack(ours, others[0]), _stack(theirs, others[1]))
