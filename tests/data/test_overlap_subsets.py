@@ -153,6 +153,8 @@ def test_subsets_of_a_corpus_are_some_of_its_rows(sentences, tokenizer):
     train = datasets.Dataset.from_dict({"text": ["bread and flour", "flour and salt"]})
     subsets = overlap_subsets(corpus, train, tokenizer, 30)
     assert list(subsets) == list(KINDS)
+    other = overlap_subsets(corpus, train, tokenizer, 30, seed=1)["random"]
+    assert set(other["id"]) != set(subsets["random"]["id"])
     texts = subsets["random"]["text"][:]
     assert seeded_order(texts, 0) == list(range(30))  # of seed 0, on which the study relies
     for subset in subsets.values():

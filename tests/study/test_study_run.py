@@ -105,6 +105,17 @@ def test_a_report_of_some_findings_has_their_rows_and_sections(copy, asked, show
     assert "".join(re.findall(r"^## ([a-e])\. ", page, re.MULTILINE)) == shown
 
 
+def test_each_seed_of_a_plan_that_draws_anew_has_its_own_subsets(study):
+    settings = next(record.settings for record in records(study).values() if record.kind == "subsets")
+    found = []
+    for seed in (0, 1):
+        folder = study / "work" / f"of-seed-{seed}"
+        folder.mkdir()
+        found.append(execute.EXECUTORS["subsets"](settings | {"seed": seed}, folder, None)["measures"])
+    first, second = (measures["docstrings"]["random"]["sha256"] for measures in found)
+    assert first != second
+
+
 def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):
     found = write_report(arguments(study))["rows"]
     name = "committee of bert-1 of 6 steps"

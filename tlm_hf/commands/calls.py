@@ -8,6 +8,20 @@ from ..option_fields import option
 from ..runs.atomic_files import Json
 
 
+def pretrain(**options: Any) -> Json:
+    """Pre-train an encoder on text, or continue an existing one (--model); the same command continues a run."""
+    from ..training import members, pretrain
+
+    return (members.pretrain_members if "num_members" in options else pretrain.pretrain)(**options)
+
+
+def finetune(**options: Any) -> Json:
+    """Fine-tune an encoder on a classification task, or train it from scratch; the same command continues a run."""
+    from ..training import finetune, members
+
+    return (members.finetune_members if "models" in options else finetune.finetune)(**options)
+
+
 def train_committee(**options: Any) -> Json:
     """Split a table, fine-tune K members from pre-trained encoders, calibrate, and write one folder."""
     import datasets

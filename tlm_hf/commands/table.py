@@ -35,13 +35,13 @@ COMMANDS = {
     ),
     "pretrain": Command(
         "pre-train an encoder on a corpus, or continue one on your own text",
-        "training.members:pretrain_members",
+        "commands.calls:pretrain",
         ("model", "steps", "held_out", "members"),
         options="training.pretrain_options",
     ),
     "finetune": Command(
         "fine-tune an encoder on a task, or train it from scratch",
-        "training.members:finetune_members",
+        "commands.calls:finetune",
         ("model", "task", "from_scratch", "validation", "test", "schedule", "members"),
         options="training.finetune_options",
     ),

@@ -203,7 +203,7 @@ class TextFacts:
     share_beyond: float  # of all tokens, those beyond the limit
     percentile_95: int  # tokens that 95% of the texts do not exceed
     unknown_share: float  # of [UNK] among the tokens without special ones
-    words: int | None = None  # tokens that a table of words reads, where that is not `max_length` by itself
+    words: int | None = None  # tokens that a table of words reads; None without one, or where it reads `max_length`
     beyond_words: int = 0  # texts of more tokens than that
 
     @classmethod

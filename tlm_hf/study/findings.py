@@ -199,8 +199,8 @@ class Findings:
     def committee(self, task: str, points: Mapping[Any, Point]) -> Iterator[Row]:
         """Finding d: accuracy of committees, and its difference from deep encoder, baselines and plain committees."""
         reference, shallow, groups = self.plan.committee.reference, self.plan.shallow, list(self._committees(points))
-        deep = self.right(points[COMMITTEE, reference, "pretrained"])
-        others = ({reference: _stack(deep)} if deep else {}) | self._baselines(task, draws=1)
+        deep, baselines = self.right(points[COMMITTEE, reference, "pretrained"]), self._baselines(task, draws=1)
+        others = ({reference: _stack(deep)} if deep else {}) | baselines
         if deep:
             tuned = self.planner.runs(points[COMMITTEE, reference, "pretrained"])
             runs = [run for several in tuned.values() for run in several]
@@ -225,6 +225,8 @@ class Findings:
                             better = {**better, count: found} if found.low > -NOT_WORSE else {}
             if group is groups[0] and better and len(deep) > 1:  # from this size on
                 yield make_row(COMMITTEE, task, group.model, min(better), SMALLEST, better[min(better)])
+        for name, theirs in baselines.items() if groups else ():
+            yield make_row(COMMITTEE, task, name, None, "accuracy", accuracy(theirs))
 
     def _committees(self, points: Mapping[Any, Point]) -> Iterator[Committees]:
         """Plain ones first; single members of other recipes, mixed, of more steps, from scratch, deep, one encoder."""

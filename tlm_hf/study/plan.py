@@ -209,22 +209,26 @@ class Planner:
         # Members with other training texts would know more labels together than what they are compared with.
         one_draw = 0 if plan.redraw else None
         for model in dict.fromkeys([*plan.gap_models, *plan.committee.members]):
-            yield Point(COMMITTEE, task, model, "pretrained", model, self.encoders(model), draw=one_draw)
+            encoders = self.encoders(model)
+            if plan.redraw and model != shallow:  # committees of one encoder are of the shallow recipe alone
+                encoders = {p: (encoder, several[:1]) for p, (encoder, several) in encoders.items()}
+            yield Point(COMMITTEE, task, model, "pretrained", model, encoders, draw=one_draw)
         yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch, draw=one_draw)
         seeds = {p: [p * n] for p in range(plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
             of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
             changes: Json = {"num_texts": texts, "max_steps": of_size}
-            redrawn = plan.redraw and texts < sizes[-1]  # the largest is nearly all of the corpus, and shared with a
+            redrawn = plan.redraw and texts != plan.pretraining[shallow]["num_texts"]  # which other findings share
             choices: dict[int, Json] = {p: {"subset_seed": p} if redrawn and p else {} for p in seeds}
             encoders = {p: (self.pretraining(shallow, p, **changes, **choices[p]), seeds[p]) for p in seeds}
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
+        alike = [name for name, v in plan.committee.variants.items() if v.pretraining == plan.overlap.pretraining]
         changes = {**plan.overlap.pretraining, "max_steps": plan.overlap.max_steps}
         for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)
             subset = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}"
             encoders = {p: (self.pretraining(shallow, p, subset, **changes), seeds[p]) for p in seeds}
-            yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, shallow, encoders)
+            yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, next(iter(alike), shallow), encoders)
         for count, fewer in self.label_counts(task).items():
             for model in [shallow, *plan.committee.variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}

@@ -39,7 +39,7 @@ def write_report(arguments: StudyArguments) -> Json:
         raise UserError(f"{folder} has no finished run: start with `tlm study run --size {arguments.size}`.")
     rows = Findings(state.planner, state.records, folder / "runs").rows()
     if arguments.findings:
-        compared = [BASELINES] if {GAP, COMMITTEE} & {*arguments.findings} else []
+        compared = [BASELINES] if GAP in arguments.findings else []
         rows = [row for row in rows if row.finding in (*arguments.findings, *compared)]
     timed = state.records.get(state.planner.latency.name)
     latency = timed.results["rows"] if timed else []
@@ -101,8 +101,7 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
     costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
     costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
     of_gap = baselines if len(gap) else baselines[:0]
-    of_d = pd.concat([committee[~is_smallest], baselines if len(committee) else baselines[:0]])
-    compared = _pivot(of_d, index, tested="accuracy")
+    compared = _pivot(committee[~is_smallest], index, tested="accuracy")
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
         "models": _models(state.planner, state.records),
@@ -199,7 +198,8 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
             panels = figure.subplots(1, len(tasks), squeeze=False)[0]
             entries: dict[str, Any] = {}
             panels[0].set_ylabel(f"{ylabel}, 95% intervals")
-            baselines = frame[(frame["finding"] == BASELINES) & (finding in (GAP, COMMITTEE))]
+            baselines = frame[frame["finding"] == {GAP: BASELINES}.get(finding, finding)]
+            baselines = baselines[baselines["model"].isin(BASELINE_NAMES.values()) & (finding != LABELS)]
             for axes, task in zip(panels, tasks, strict=True):
                 axes.set(title=task, xlabel=xlabel)
                 axes.spines[["top", "right"]].set_visible(False)
@@ -247,7 +247,7 @@ def _by_count(measure: str, axes: Any, rows: pd.DataFrame, plan: SizePlan) -> No
 
 def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     reference, accuracies = plan.committee.reference, rows[rows["measure"] == "accuracy"]
-    shown = accuracies[~accuracies["model"].isin([reference, *plan.committee.members])]
+    shown = accuracies[~accuracies["model"].isin([reference, *plan.committee.members, *BASELINE_NAMES.values()])]
     _points(axes, shown, shown["x"], shown["model"].str.split(":").str[0])
     for row in accuracies[accuracies["model"] == reference].itertuples():
         axes.axhline(100 * row.estimate, color=RED, label=f"{reference}, pre-trained")

@@ -36,15 +36,13 @@ TOKENIZER = "tokenizer"  # folder of the members' tokenizer inside the output fo
 OF_EACH = ("folder", "seed", "steps", "seconds_since_start_or_continuation")
 
 
-def pretrain_members(*, num_members: int | None = None, workers: int | None = None, **options: Any) -> Json:
+def pretrain_members(*, num_members: int, workers: int | None = None, **options: Any) -> Json:
     """Pre-train K independent members, `workers` of them side by side, or continue an interrupted run.
 
     Member k, in `OUTPUT/member-k`, is to the last bit what `pretrain` with `--seed SEED+k`, the tokenizer in
     `OUTPUT/tokenizer` (or the one given) and the same `--num-threads` gives. Raises what `pretrain` does; returns the
     results as written: what members share, each one's held-out loss, and their spread (nats per masked token).
     """
-    if num_members is None:  # one encoder
-        return pretrain(workers=workers, **options)
     chosen = PretrainOptions.read({**options, "num_members": num_members, "workers": workers})
     model, config, settings = chosen.model, chosen.config(), chosen.settings()
     workers, threads = _check_members(options, num_members, workers)
@@ -76,8 +74,6 @@ def finetune_members(*, workers: int | None = None, tasks: Sequence[str] = (), *
 
     With `tasks` it is fine-tuned on the k-th of them, which have the same classes and test rows.
     """
-    if "models" not in options:  # one encoder
-        return finetune(workers=workers, **options)
     chosen = FinetuneOptions.read({**options, "workers": workers})
     models = chosen.classifier.models
     if chosen.classifier.model or not models:

@@ -89,7 +89,6 @@ class PretrainingArguments(OurArguments):
     eval_steps: float | None = option(500, "Steps between losses on fixed masks.", group="output")
     eval_strategy: str = "steps"  # type: ignore[assignment]
     remove_unused_columns: bool = False
-    train_sampling_strategy: str = "sequential"  # a schedule is already in its order
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     ddp_find_unused_parameters: bool | None = False  # every weight has a gradient
 
