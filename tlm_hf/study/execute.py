@@ -155,8 +155,8 @@ def _baseline(measure: Callable[..., Json], settings: Json, folder: Path, root: 
     task = load_task(settings["task"], root=root, **settings["task_options"])
     set_seed(0)
     found = measure(task)
-    packed = {split: pack_logits(values) for split, values in found["logits"].items()}
-    packed |= {f"{split}_labels": np.array(task[split]["label"][:], dtype=np.uint16) for split in found["logits"]}
+    labels = np.array(task["test"]["label"][:], dtype=np.uint16)
+    packed = {"test": pack_logits(found["logits"]["test"]), "test_labels": labels}  # no row reads those of validation
     return {**found, "rows": {split: len(task[split]) for split in task}, "logits": packed}
 
 
