@@ -225,8 +225,8 @@ def _points(axes: Any, rows: pd.DataFrame, x: Iterable[float], labels: Iterable[
 
 
 def _gap(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
-    models = plan.gap_models
     rows = rows[rows["measure"].isin(ARM_NAMES.values())]
+    models = list(dict.fromkeys(rows["model"]))
     shifts = rows["measure"].map({"pre-trained": 0.12, "from scratch": -0.12})
     _points(axes, rows, rows["model"].map(models.index) + shifts, rows["measure"], "o")
     axes.set_xlim(-0.6, len(models) - 0.4)
@@ -242,7 +242,7 @@ def _by_count(measure: str, axes: Any, rows: pd.DataFrame, plan: SizePlan) -> No
         axes.axhline(0, color=BLACK, linewidth=0.6)
     axes.set_xscale("log", base=2)
     counts = sorted(rows["x"].unique())
-    axes.set_xticks(counts, [f"{count:,}" for count in counts], fontsize=8)
+    axes.set_xticks(counts, [f"{int(count):,}" for count in counts], fontsize=8)
 
 
 def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
