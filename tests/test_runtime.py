@@ -28,7 +28,7 @@ from tlm_hf.commands.serve import ServeArguments, serve
 from tlm_hf.export import FreezeArguments, OnnxClassifier, compare, export_onnx, freeze, measure_tables, write_frozen
 from tlm_hf.models.combination_committee import uncertainty
 from tlm_hf.models.lexical_committee import LexicalTable
-from tlm_hf.runtime import erf, load
+from tlm_hf.runtime import EndpointHandler, erf, load
 
 NAMES = {0: "sport", 1: "science", 2: "world"}
 LONG = " ".join(SENTENCES)
@@ -195,6 +195,26 @@ def test_pairs_are_measured_and_run_in_float32(folders, tokenizer, tmp_path):
     tables["position_values"][:, :, 16:] += 1  # of token type 1
     save_file(tables, tmp_path / "model.safetensors")
     assert measure_tables(folders[0], tokenizer, tmp_path)["max_abs_diff"] > 1e-3
+
+
+def test_what_an_endpoint_is_sent(folders):
+    handler = EndpointHandler(folders[1] / "float32")
+    assert handler({"inputs": {"text": SENTENCES[0]}}) == handler({"inputs": SENTENCES[0]})
+    for data, words in (
+        ({"inputs": {"sentence": "a"}}, "An input has sentence"),
+        ({"inputs": "a", "parameters": {"top_k": 2}}, "Leave these parameters out, it takes none: top_k"),
+        ({"inputs": {"text": "a", "text_pair": "b"}}, "frozen for single texts"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            handler(data)
+    with pytest.raises(ValueError, match="A dictionary is no text"):
+        load(folders[1] / "float32")({"text": "a"})
+
+
+def test_a_low_temperature_of_many_equal_classes_is_a_probability(folders):
+    runtime = load(folders[1] / "float32")
+    runtime.config["temperature"] = 0.05
+    np.testing.assert_allclose(runtime.combine(np.zeros((1, 2, 200), np.float32)), 1 / 200, rtol=1e-4)
 
 
 def test_erf_is_torchs():

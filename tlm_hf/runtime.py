@@ -163,6 +163,8 @@ class FrozenRuntime:
 
     def encode(self, texts: list[Any]) -> tuple[list[list[int]], list[list[int]] | None, list[bool]]:
         """Token ids, token types (None for single texts) and whether it was cut, of each text or pair of texts."""
+        if isinstance(texts, dict):
+            raise ValueError("A dictionary is no text: give a text, a pair as a tuple, or a list of either.")
         are_pairs = len(texts) > 0 and all(isinstance(text, list | tuple) and len(text) == 2 for text in texts)
         if not all(isinstance(text, str) for text in (chain(*texts) if are_pairs else texts)):
             raise ValueError("Every text must be a string, or every one a pair of strings: replace what is missing.")
@@ -201,8 +203,7 @@ class FrozenRuntime:
             joined = softmax(logits.mean(axis=1) / temperature, axis=-1)
         else:
             mean = softmax(logits, axis=-1).mean(axis=1)
-            joined = np.maximum(mean, np.finfo(np.float32).tiny) ** (1 / temperature)
-            joined /= joined.sum(axis=-1, keepdims=True)
+            joined = softmax(np.log(np.maximum(mean, np.finfo(np.float32).tiny)) / temperature, axis=-1)
         return joined[..., 0] if of_labels else joined
 
     def member_logits(self, ids: list[list[int]], types: list[list[int]] | None = None) -> np.ndarray:
@@ -285,8 +286,18 @@ class EndpointHandler(FrozenRuntime):
     """Hugging Face Inference Endpoints: `handler.py` in the folder imports it from here."""
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """`{"inputs": text or texts}` to a list of labels and scores."""
-        return super().__call__([data["inputs"]] if isinstance(data["inputs"], str) else data["inputs"])
+        """`{"inputs": text or texts}` to a list of labels and scores; a pair is `{"text": ..., "text_pair": ...}`."""
+        if data.get("parameters"):
+            raise ValueError(f"Leave these parameters out, it takes none: {', '.join(data['parameters'])}.")
+        inputs = [data["inputs"]] if isinstance(data["inputs"], str | dict) else data["inputs"]
+        return super().__call__([_pair_in(each) if isinstance(each, dict) else each for each in inputs])
+
+
+def _pair_in(record: dict[str, Any]) -> Any:
+    """The text of a record as transformers' pipelines take it, or its pair."""
+    if "text" not in record or not {*record} <= {"text", "text_pair"}:
+        raise ValueError(f"An input has {', '.join(record) or 'nothing'}: give text, and text_pair of a pair.")
+    return (record["text"], record["text_pair"]) if record.get("text_pair") is not None else record["text"]
 
 
 load = FrozenRuntime

@@ -64,11 +64,20 @@ class Model:
         """Tokens of a text that are read: by members, or by a committee's table of words, which may read more."""
         return min(int(self.tokenizer.model_max_length), MOST_TOKENS)
 
+    def encode(self, texts: list[str]) -> Any:
+        """Token ids and mask of texts, cut and padded; the options are the tokenizer's state, which visitors share."""
+        options = {"truncation": True, "max_length": self.longest, "padding": True, "return_token_type_ids": False}
+        return self.tokenizer(texts, return_tensors="pt", **options)
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, also of what is cut."""
+        (first,) = self.encode([text]).encodings
+        return len(first) + sum(len(rest) - 2 for rest in first.overflowing)  # each has [CLS] and [SEP]
+
     @torch.inference_mode()
     def by_torch(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `answer`, without the tables."""
-        options = {"truncation": True, "max_length": self.longest, "padding": True, "return_token_type_ids": False}
-        output = self.model(**self.tokenizer(texts, return_tensors="pt", **options))
+        output = self.model(**self.encode(texts))
         return output.logits.softmax(-1).numpy(), getattr(output, "member_logits", output.logits).numpy()
 
     def answer(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +141,7 @@ def classify(text: Any, committee: Model, *, leave_out: bool = True) -> Answer:
     start = time.perf_counter()
     (probabilities,), (logits,) = committee.answer([text])
     milliseconds = 1000 * (time.perf_counter() - start)
-    total, longest = len(committee.tokenizer(text, verbose=False)["input_ids"]), committee.longest
+    total, longest = committee.count_tokens(text), committee.longest
     members = min(longest, committee.frozen.positions) if committee.frozen else longest
     if total > members:
         whole = f", and their table of words {longest}" if longest > members else ""

@@ -234,8 +234,9 @@ def committee(rows: Sequence[Json], texts: int) -> str:
     """Accuracy with its interval, calibration and latency of a committee, its members and the deep encoder."""
     points = {}
     for row in rows:
-        accuracy, span = row["accuracy"], 1.96 * (row["accuracy"] * (1 - row["accuracy"]) / texts) ** 0.5
-        points[row["model"]] = [accuracy - span, accuracy, accuracy + span]
+        accuracy, z = row["accuracy"], 1.96 / texts**0.5  # Wilson's interval, which also holds at 0 and 1
+        middle, span = accuracy + z**2 / 2, z * (accuracy * (1 - accuracy) + z**2 / 4) ** 0.5
+        points[row["model"]] = [(middle - span) / (1 + z**2), accuracy, (middle + span) / (1 + z**2)]
     table = pd.DataFrame(rows)[["model", "calibration_error", "temperature", "milliseconds"]]
     table["calibration_error"] *= 100
     table.columns = ["model", "calibration error (points)", "temperature", "one text (ms)"]

@@ -1,5 +1,8 @@
 """Bad input through the command line: exit code 2, one sentence that names the culprit, nothing written or changed."""
 
+import errno
+import shutil
+
 import pytest
 from helpers_commands import (
     TINY_FINETUNING,
@@ -15,6 +18,7 @@ from helpers_commands import (
     write_csv,
 )
 
+from tlm_hf.commands.common import run_command
 from tlm_hf.commands.main import main
 from tlm_hf.commands.table import COMMANDS
 
@@ -162,6 +166,23 @@ class TestPredictAndScore:
         encoder = ("score", "--disable-tqdm", "--model", home / "encoder")
         (tmp_path / "tiny.txt").write_text("☃\n☃ ☃\n", encoding="utf-8")  # unknown tokens are never masked
         assert "tiny.txt" in say(*encoder, "--text", tmp_path / "tiny.txt")
+
+
+def test_an_options_file_at_home_and_an_option_twice_in_it(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "options.yaml").write_text("max_steps: 2\nseed: 1\nmax_steps: 3\n")
+    assert "a section has 'max_steps' twice" in refused(capsys, "pretrain", "--config", "~/options.yaml")
+    shutil.copytree(home / "encoder", tmp_path / "encoder")
+    assert "missing.txt" in refused(capsys, "score", "--model", "~/encoder", "--text", "missing.txt")
+
+
+def test_a_place_that_cannot_be_written_is_named(capsys):
+    def fail():
+        raise OSError(errno.ENOSPC, "No space left on device", "outputs/run.json")
+
+    with pytest.raises(SystemExit, match="2"):
+        run_command(fail)
+    assert capsys.readouterr().err.startswith("error: outputs/run.json: No space left on device (")
 
 
 def test_unknown_command(capsys):

@@ -48,6 +48,15 @@ def plain_choice(raw, seed, wanted, validation_texts) -> tuple[list[str], list[s
 
 
 class TestChoice:
+    def test_what_is_held_out_or_not_read_is_said(self, cache, caplog):
+        table = datasets.Dataset.from_dict({"body": [f"text {index}" for index in range(40)]})
+        corpus = load_corpus(datasets.DatasetDict(train=table, validation=table.select(range(25)), test=table))
+        assert len(corpus["train"]) == 15
+        assert "left out 25 (also in the validation split)" in caplog.text
+        assert "the splits test are not read" in caplog.text
+        words = "Every training text of 'DatasetDict' is in its validation split too"
+        assert words in refusal(load_corpus, datasets.DatasetDict(train=table, validation=table))
+
     def test_a_corpus_with_repeated_and_empty_rows(self, tmp_path, cache, caplog):
         path = write(tmp_path / "corpus.parquet", RAW)
         corpus = load_corpus(path, num_texts=40, seed=2, validation_texts=5)
@@ -103,8 +112,9 @@ class TestChoice:
         splits = load_corpus(own, text_column="body")
         assert sorted(splits["validation"]["text"]) == ["new", "text number 5"]
         assert "text number 5" not in splits["train"]["text"][:]
+        assert load_corpus(table)["train"]["text"][:] == load_corpus(table, text_column="body")["train"]["text"][:]
         with pytest.raises(UserError, match="no column 'text'"):
-            load_corpus(table)
+            load_corpus(table.add_column("title", RAW))
         with pytest.raises(UserError, match="revision"):
             load_corpus(table, text_column="body", revision="main")
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import refusal
 from helpers_commands import write_csv
 
+from tlm_hf.data import sources
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.sources import Source, data_root, read_source, seeded_order, text_hash
 from tlm_hf.data.tables import Table
@@ -131,6 +132,29 @@ def test_files_of_a_folder_that_are_of_no_split_are_named(tmp_path, caplog):
     write_csv(tmp_path / "extra.csv", ROWS)
     assert len(read_source(str(tmp_path)).splits["train"]) == 3
     assert "not read, for their names tell no split: classes.txt, extra.csv" in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["train_test_split", "proj [2024]", "a*"])
+@pytest.mark.parametrize("bytes_in_memory", [0, 2**23])
+def test_a_folder_is_not_a_split_or_a_pattern_by_its_name(tmp_path, monkeypatch, folder, bytes_in_memory):
+    monkeypatch.setattr(sources, "IN_MEMORY", bytes_in_memory)
+    for name in ("train", "test"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        pd.DataFrame({"text": [name], "label": ["a"]}).to_parquet(tmp_path / folder / f"{name}.parquet")
+    splits = read_source(str(tmp_path)).splits
+    assert {split: rows["text"][:] for split, rows in splits.items()} == {"train": ["train"], "test": ["test"]}
+
+
+@pytest.mark.parametrize("split", ["test", "train-1"])
+def test_classes_that_have_other_numbers_in_another_file_are_refused(tmp_path, split):
+    for file, names in (("train-0", ["cat", "dog"]), (split, ["dog", "cat"])):
+        label = datasets.ClassLabel(names=names)
+        features = datasets.Features({"text": datasets.Value("string"), "label": label})
+        rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
+        rows.to_parquet(str(tmp_path / f"{file}.parquet"))
+    assert "other classes behind the numbers of 'label'" in refusal(read_source, str(tmp_path))
+    splits = datasets.DatasetDict(train=rows, test=rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"])))
+    assert "other classes behind the numbers" in refusal(Table.open, Source(splits), "set", None, "label")
 
 
 @pytest.mark.parametrize(

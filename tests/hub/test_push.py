@@ -154,6 +154,10 @@ class TestWhatIsThere:
             hub.foreign_commit("space", name, {"README.md": b"mine\n"})
             assert "README.md" in refused(hub, staged())
             hub.state = before
+        (only,) = hub.repository(kind, name).commits.values()
+        only.files["thesis.csv"] = only.files[".gitattributes"]  # someone's history, squashed
+        assert "thesis.csv" in refused(hub, staged())
+        del only.files["thesis.csv"]
         push(str(staged()), hub=client(hub))
         assert hub.files(kind, name)["README.md"] == (staged() / name / "README.md").read_bytes()
 

@@ -107,6 +107,10 @@ def test_staged_again_it_is_the_same(here, tmp_path):
     shutil.copytree(staged() / ".measured", tmp_path / "again" / ".measured")
     stage("release.yaml", str(tmp_path / "again"))
     assert contents(tmp_path / "again" / OWNER) == contents(staged() / OWNER)
+    card = tmp_path / "again" / OWNER / "tlm-bert1" / "README.md"
+    card.write_text(card.read_text() + "My words.\n")
+    assert "staging again would lose that" in refusal(stage, "release.yaml", str(tmp_path / "again"))
+    assert "My words." in card.read_text()
 
 
 class TestOrigins:

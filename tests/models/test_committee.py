@@ -6,9 +6,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.operations import convert_to_fp32
 from conftest import TINY, randomise, refusal
 from helpers_models import close
 from huggingface_hub.errors import StrictDataclassError
+from peft import LoraConfig
 from scipy.special import softmax
 from transformers import BertForSequenceClassification, Trainer, TrainingArguments
 
@@ -88,6 +90,16 @@ def test_mixed_shapes_survive_saving_bit_for_bit(members, tmp_path):
     assert (tmp_path / "config" / "configuration_committee.py").is_file()
 
 
+def test_what_is_said_of_doubt_outlives_mixed_precision(build_pair):
+    for problem, names in (("multi_label_classification", "entropy agreement"), ("regression", "spread")):
+        shape = LABELS if "multi" in problem else {"num_labels": 1}
+        members = [build_pair("classifier", problem_type=problem, **shape)[0].eval() for _ in range(2)]
+        output = CommitteeForSequenceClassification.from_members(members)(**make_batch(3))
+        again = convert_to_fp32(output)  # what Accelerate puts around `forward`
+        for name in names.split():
+            assert torch.equal(again.uncertainty[name], output.uncertainty[name])
+
+
 def test_a_member_can_be_split_off_as_stock_bert(members, tmp_path):
     CommitteeForSequenceClassification.from_members([ours for ours, _ in members]).save_pretrained(tmp_path / "all")
     committee = CommitteeForSequenceClassification.from_pretrained(tmp_path / "all")
@@ -121,7 +133,14 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
     committee = join([good])
     committee.save_pretrained(tmp_path / "committee")
     build_pair("masked_lm")[0].save_pretrained(tmp_path / "encoder")
+    with pytest.raises(ValueError, match="treshold: from_members takes this when it opens a member by name"):
+        join([good], treshold=0.2)
+    adapted = build_pair("classifier", **LABELS)[0]
+    adapted.add_adapter(LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    committee.train().subset([0])
+    assert good.training
     refused = [
+        ([good, adapted], "Member 1 has an adapter .*merge it"),
         ([good, build_pair("classifier", id2label={**LABELS["id2label"], 1: "art"})[0]], "Member 1 has the labels"),
         ([good, build_pair("classifier", num_labels=2)[0]], "Member 1 has the labels"),
         ([good, build_pair("classifier", vocab_size=61, **LABELS)[0]], "Member 1 has a vocabulary of 61"),

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertFor
 
 from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
-from tlm_hf.models.lexical_committee import MULTIPLIER, PRIME
+from tlm_hf.models.lexical_committee import MULTIPLIER, PRIME, hash_words
 from tlm_hf.runtime import load
 from tlm_hf.training.lexical import BUCKETS, STRENGTH, add_table, fit_lexical, lexical_logits, weigh
 
@@ -106,7 +106,8 @@ def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokeniz
     table = fit_lexical(tokenizer, vectors, rows_of(np.arange(len(TEXTS)) % 3), 3)
     by_words = table(batch["input_ids"], batch["attention_mask"]).numpy()
     committee = CommitteeForSequenceClassification.from_members(stocks, 1.3)
-    add_table(committee, table, 0.5, 4.0)
+    add_table(committee, table, 0.5, 4.0, tokenizer.model_max_length)
+    np.testing.assert_allclose(committee[0](**cut).logits.detach().numpy(), members[:, 0], atol=1e-5)
     votes = 0.5 * members + 4.0 * by_words[:, None]
     expected = softmax((logsumexp(votes - logsumexp(votes, axis=-1, keepdims=True), axis=1)) / 1.3, axis=-1)
 
@@ -121,6 +122,8 @@ def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokeniz
             for name in ("committee", "frozen")
         ]
     models += [OnnxClassifier(tmp_path / name, committee.config) for name in ("model.onnx", "frozen.onnx")]
+    assert committee.freeze(cls_token_id=tokenizer.cls_token_id).config.max_tokens == tokenizer.model_max_length
+    assert not [name for name, _ in models[2].named_parameters() if "lexical" in name]  # no training changes it
     for model in models:
         tolerance = 1e-2 if getattr(model, "dtype", None) == torch.float16 else 1e-5
         output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
@@ -137,6 +140,12 @@ def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokeniz
         committee(batch["input_ids"].flip(1), batch["attention_mask"].flip(1))
     with pytest.raises(ValueError, match="Pairs of texts have at most 16 tokens here, not 40"):
         committee(batch["input_ids"], batch["attention_mask"], batch["attention_mask"])
+
+
+def test_words_of_long_texts_are_the_same_in_half_precision():
+    ids, continues = torch.arange(600)[None] % 37, (torch.arange(600)[None] % 3 == 1).float()
+    for found, expected in zip(hash_words(ids, continues.bfloat16(), 64), hash_words(ids, continues, 64), strict=True):
+        assert torch.equal(found, expected)
 
 
 def test_members_and_table_are_weighed_by_validation():

@@ -31,6 +31,9 @@ FINETUNE = shlex.split(
 )
 
 
+os.umask(UMASK := os.umask(0))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A finished run `whole`, and `killed`, which ended after step 13 with the checkpoints of steps 5 and 10."""
@@ -181,12 +184,17 @@ def test_a_run_killed_before_its_results_puts_its_folders_in_place_again(tmp_pat
     def save(folder):
         (folder / "adapter").mkdir()
         (folder / "adapter" / "weights").write_text("new")
+        (folder / "adapter" / "weights").chmod(0o600)  # as safetensors does
 
     run = Run(tmp_path, "test", {})
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "old").touch()
+    for name in ("checkpoint-1", "damaged-checkpoint-2", "checkpoint-best-backup"):  # the last one is the user's
+        (tmp_path / name).mkdir()
     assert run.finish(save, {"a": 1})["a"] == 1
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["weights"]
+    assert (tmp_path / "adapter" / "weights").stat().st_mode & 0o777 == 0o666 & ~UMASK
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-best-backup"]
 
 
 @pytest.mark.parametrize(

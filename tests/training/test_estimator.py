@@ -57,6 +57,16 @@ def test_too_few_texts_are_refused():
         TLMClassifier().fit(TEXTS[:12], LABELS[:11])
 
 
+def test_three_texts_of_a_class_are_enough_and_a_missing_or_continuous_label_is_refused():
+    model = TLMClassifier(encoder=[str(shelf() / "encoder")], num_members=1, num_train_epochs=1.0)
+    assert set(model.fit(TEXTS[:20], ["sea"] * 3 + ["farm"] * 17).classes_) == {"sea", "farm"}
+    for missing in (np.nan, None, pd.NA):
+        with pytest.raises(UserError, match="y has no label at 1 "):
+            model.fit(TEXTS[:6], ["sea", missing, "farm", "sea", "sea", "farm"])
+    with pytest.raises(ValueError, match="Unknown label type: continuous"):
+        model.fit(TEXTS[:6], [0.5, 1.5] * 3)
+
+
 @pytest.mark.parametrize("cell", ["sea", 2, "1", np.nan])
 def test_columns_of_other_values_than_0_and_1_are_refused(cell):
     with pytest.raises(UserError, match="0 and 1"):

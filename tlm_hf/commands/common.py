@@ -20,6 +20,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
 from ..errors import Terminated, UserError, flag
+from ..runs.atomic_files import read_yaml
 from ..runs.quiet import quiet_libraries
 from .table import BAD_INPUT, Command
 
@@ -90,7 +91,7 @@ class Parser(HfArgumentParser):
     def _read_config(self, file: str) -> list[str]:
         """A YAML file as words of a command line."""
         try:
-            options = yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+            options = read_yaml(Path(file).expanduser()) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             self.error(f"the file {file} cannot be read as YAML ({str(error).splitlines()[0]})")
         if not isinstance(options, dict):
@@ -151,6 +152,12 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         results = function()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(BAD_INPUT) from None
+    except OSError as error:
+        if error.strerror is None:  # of a library, which may say anything
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        sys.stderr.write(f"error: {place}{error.strerror} (name a place that can be read and written, with space).\n")
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt as interrupt:
         saved = "what was saved (checkpoints, finished runs)"

@@ -8,10 +8,11 @@ from typing import Any
 import datasets
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..runs.atomic_files import Json
 from . import sources
 from .docstrings import load_docstrings
+from .tables import find_text
 from .task_options import PLAIN, TextFormat
 from .wikipedia import CONFIG, REPOSITORY, REVISION, stream_wikipedia
 
@@ -57,7 +58,7 @@ def load_corpus(
         place = {"config": config or CONFIG, "revision": revision or REVISION}
         return stream_wikipedia(num_texts or STREAMED_TEXTS, validation_texts, seed=seed, **place)
     options = {"config": config, "revision": revision, "written": written, "text_unit": unit}
-    tables = _read(corpus, name, text_column, options)
+    tables, text_column = _read(corpus, name, text_column, options)
     texts = [_clean(table, split, text_column) for split, table in tables.items()]
     if len(tables) > 1 and not len(texts[1]):
         raise UserError(f"The validation split of {name!r} has no text in {text_column!r}: give it text.")
@@ -65,8 +66,8 @@ def load_corpus(
     return _choose(name, texts, empty, num_texts, validation_texts, seed)
 
 
-def _read(corpus: Any, name: str, column: str, options: Json) -> dict[str, datasets.Dataset]:
-    """The training split, and the validation split if there is one, else the first split."""
+def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str, datasets.Dataset], str]:
+    """The training split, and the validation split if there is one, else the first split; the column of texts."""
     if (corpus == "docstrings" or not isinstance(corpus, str)) and (options["config"] or options["revision"]):
         raise UserError(f"The corpus {name!r} has neither configurations nor revisions: leave these out.")
     if not isinstance(corpus, str):
@@ -77,12 +78,15 @@ def _read(corpus: Any, name: str, column: str, options: Json) -> dict[str, datas
     else:
         splits = sources.read_source(corpus, **options).splits
     names = [split for split in ("train", "validation") if split in splits] if "train" in splits else list(splits)[:1]
+    if unread := [split for split in splits if split not in names]:
+        logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
     tables = {split: splits[split] for split in names}
+    column = find_text(tables[names[0]].features) if column == "text" else column
     for table in tables.values():
         sources.check_column(table, column, name, "--text-column")
         if getattr(table.features[column], "dtype", None) not in sources.TEXT_TYPES:
             raise UserError(f"Column {column!r} of {name!r} holds no text: set --text-column.")
-    return tables
+    return tables, column
 
 
 def _clean(table: datasets.Dataset, split: str, column: str) -> datasets.Dataset:
@@ -106,15 +110,18 @@ def _choose(
     order = np.unique(keys, return_index=True)[1]  # of equal texts the first
     if len(order) < 2:
         raise UserError(f"{name!r} has {len(order)} usable texts: give a corpus with text, or set --text-column.")
-    words = sources.left_out({"empty": empty, "duplicates": len(texts) - len(order)})
-    if words:
-        logger.warning(f"Note: {name}: {words}.")
+    counts = {"empty": empty, "duplicates": len(texts) - len(order)}
     if own is texts:
         held_out = order[: max(1, min(validation_texts, len(order) // 10))]
         rest = np.sort(order[len(held_out) :])
     else:
         held_out = np.unique(own_keys, return_index=True)[1][:validation_texts]
         rest = np.sort(order[~np.isin(keys[order], own_keys)])
+        counts["also in the validation split"] = len(order) - len(rest)
+    if words := sources.left_out(counts):
+        logger.warning(f"Note: {name}: {words}.")
+    if not len(rest):
+        raise UserError(f"Every training text of {name!r} is in its validation split too: give other texts to one.")
     if num_texts is not None and num_texts > len(rest):
         held = f"{len(rest)} (besides {len(held_out)} held out)"
         raise UserError(f"{num_texts} texts were asked for, but {name!r} has {held}: ask for at most {len(rest)}.")

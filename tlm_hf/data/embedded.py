@@ -12,5 +12,5 @@ def pretrained() -> dict[str, Path]:
 
 def model_folder(source: str) -> str:
     """The folder of an embedded encoder's name; any other source, and a folder of that name here, as it is."""
-    folder = pretrained().get(source)
-    return source if folder is None or Path(source).exists() else str(folder)
+    place, folder = Path(source).expanduser(), pretrained().get(source)
+    return str(place) if place.exists() else source if folder is None else str(folder)

@@ -52,6 +52,8 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
                 labels_of["\0".join(texts)].add(label)
     if kind == MULTI and (bare := sum(not row.label for rows in source.rows.values() for row in rows)):
         source.notes.append(f"{bare} texts have no label")
+    if kind == MULTI and all(len(row.label) < 2 for rows in source.rows.values() for row in rows):
+        source.notes.append("no text has two labels: in a cell of text | separates them")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
@@ -95,7 +97,8 @@ def _check_missing(table: Table, split: str, values: list[Any], column: str) -> 
     missing, of = values.count(None), f"Column {column!r} of {table.name!r}"
     option = {table.label: "--label-column", table.pair: "--text-pair-column"}.get(column, "--text-column")
     if missing == len(values) > 0:
-        raise UserError(f"{of} holds no {'label' if column == table.label else 'text'} in {split}: set {option}.")
+        what = "label" if column == table.label else "text"
+        raise UserError(f"{of} holds no {what} in {split}: set {option}, or leave that split out.")
     if missing > max(1, MOST_MISSING * len(values)):
         first = f"the first in {table.source.place(split, values.index(None))}"
         rows = f"{missing} of {len(values)} rows of {split} ({first})"

@@ -1,6 +1,7 @@
 """Reading data sets: local files and folders (CSV, TSV, JSON, Excel, parquet, text) and data sets of the Hub."""
 
 import contextlib
+import glob
 import hashlib
 import itertools
 import logging
@@ -25,6 +26,7 @@ SPLIT_WORDS |= {"test": "test testing eval evaluation"}  # words in the names of
 TEXT_TYPES = ("string", "large_string")
 LOCAL_REMEDY = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
 BATCH = 1000
+IN_MEMORY = 2**23  # bytes of parquet tables; larger ones are mapped from a copy in the cache
 ID = "id"  # column of the row's place in the source, such as `train/17` or `wikipedia/train.parquet/93`
 logger = logging.getLogger(__name__)
 
@@ -90,14 +92,28 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
     if by_split is None:
         loaded = _load(str(path), path=str(path), name=config, cache_dir=str(cache))
     elif kind == "parquet":
-        named = {split: [*map(str, parts)] for split, parts in by_split.items()}
-        loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
+        named = {split: [glob.escape(str(part)) for part in parts] for split, parts in by_split.items()}
+        if sum(map(_size_in_memory, every)) > IN_MEMORY:
+            loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
+        else:
+            loaded = _load(str(path), _read_parquet, files=by_split)
     elif kind == "text":
         loaded = datasets.DatasetDict(train=_read_texts(every, text_unit, written.encoding, cache))
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
         loaded = datasets.DatasetDict({split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()})
     return Source(loaded, files)
+
+
+def _size_in_memory(file: Path) -> int:
+    metadata = pq.read_metadata(file)
+    return sum(metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups))
+
+
+def _read_parquet(files: Mapping[str, Sequence[Path]]) -> datasets.DatasetDict:
+    """Parquet files of each split in memory: a copy in the cache would outlive what was deleted."""
+    tables = {split: pa.concat_tables(map(pq.read_table, parts)) for split, parts in files.items()}
+    return datasets.DatasetDict({split: datasets.Dataset(table) for split, table in tables.items()})
 
 
 def is_text(name: str) -> bool:
@@ -154,13 +170,17 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
     unread = []
     for file in () if is_plain else filled:
-        if split := split_of(file.relative_to(path).as_posix()):
+        names = (file.name, *reversed(file.relative_to(path).parts[:-1]))  # the nearest folder counts before others
+        if split := next(filter(None, map(split_of, names)), None):
             splits[split].append(file)
         else:
             unread.append(file.name)
     if unread and any(splits.values()):
         logger.warning("Note: of %s these are not read, for their names tell no split: %s.", path, listed(unread))
-    return {split: files for split, files in splits.items() if files} or {"train": filled}
+    found = {split: files for split, files in splits.items() if files}
+    if not found and len(filled) > 1 and kinds != {"text"}:
+        logger.info("%s: its %d files are one table, for no name tells a split.", path, len(filled))
+    return found or {"train": filled}
 
 
 def split_of(name: str) -> str | None:
@@ -175,10 +195,22 @@ def _one_format(files: list[Path]) -> str | None:
         names = ", ".join(sorted({file.suffix.lower() for file in files}))
         raise UserError(f"The folder {files[0].parent} mixes the formats {names}: keep one format, or name one file.")
     kind = kind_of(files[0])
+    classes: dict[str, Any] = {}
     for file in files if kind == "parquet" else ():
-        with refusing(f"{str(file)!r} cannot be read", "restore the file", OSError, pa.ArrowException):
-            check_same_columns(files[0], pq.read_schema(files[0]).names, file, pq.read_schema(file).names)
+        with refusing(f"{str(file)!r} cannot be read", "restore the file", OSError, ValueError, pa.ArrowException):
+            schema = pq.read_schema(file)
+            check_same_columns(files[0], pq.read_schema(files[0]).names, file, schema.names)
+            found = {name: class_names_in(each) for name, each in datasets.Features.from_arrow_schema(schema).items()}
+        for name in (name for name, names in found.items() if classes.setdefault(name, names) != names):
+            remedy = "save them with the same names in the same order, or as text"
+            raise UserError(f"{files[0]} and {file} have other classes behind the numbers of {name!r}: {remedy}.")
     return kind
+
+
+def class_names_in(feature: Any) -> tuple[str, ...] | None:
+    """The names of a ClassLabel, or of a list of them; None of another feature."""
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    return None if names is None else tuple(names)
 
 
 def _load(source: str, load: Callable[..., Any] | None = None, remedy: str = LOCAL_REMEDY, **options: Any) -> Any:

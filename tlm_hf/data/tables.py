@@ -10,7 +10,7 @@ import datasets
 
 from ..errors import UserError, listed
 from .kinds import SINGLE
-from .sources import ID, TEXT_TYPES, Source, check_column, split_of
+from .sources import ID, TEXT_TYPES, Source, check_column, class_names_in, split_of
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
@@ -84,11 +84,16 @@ class Table:
             logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
         splits = {split: source.splits[own[split]] for split in SPLITS if split in own}
         source = Source(datasets.DatasetDict(splits), {split: source.files.get(own[split], ()) for split in splits})
-        for rows in splits.values():
-            check_column(rows, text, name, "--text-column")
-            check_column(rows, label, name, "--label-column")
-            check_column(rows, pair or text, name, "--text-pair-column")
-        return cls(source, name, text, label, splits, pair, next(iter(splits.values())).features[label])
+        for split, rows in splits.items():
+            place = name if len(splits) == 1 else f"{name}, {split}"
+            check_column(rows, text, place, "--text-column")
+            check_column(rows, label, place, "--label-column")
+            check_column(rows, pair or text, place, "--text-pair-column")
+        kinds = {split: rows.features[label] for split, rows in splits.items()}
+        if len({names for each in kinds.values() if (names := class_names_in(each)) is not None}) > 1:
+            remedy = "save them with the same names in the same order, or as text"
+            raise UserError(f"The splits of {name!r} have other classes behind the numbers of {label!r}: {remedy}.")
+        return cls(source, name, text, label, splits, pair, next(iter(kinds.values())))
 
 
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:

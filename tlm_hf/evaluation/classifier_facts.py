@@ -7,6 +7,8 @@ import torch
 
 from ..cards import METRICS
 from ..data.kinds import class_names, labels_of, problem_of, texts_of
+from ..data.sources import data_root as find_data_root
+from ..data.table_files import kind_of
 from ..data.tasks import TEXT_OPTIONS, TaskArguments, load_task_from, task_hash
 from ..errors import UserError
 from ..loading import load_classifier, load_classifier_tokenizer
@@ -26,7 +28,12 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
     settings = results["settings"]
     options = {key: settings[key] for key in TaskArguments.__dataclass_fields__ if key in settings}
     options |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
-    task = load_task_from(TaskArguments(**options | {"task": results["task"], "data_root": data_root}))
+    table = results["task"].replace("$TLM_DATA", str(find_data_root(data_root)))  # as `portable_path` wrote it
+    if kind_of(Path(table)) is not None and not Path(table).exists():
+        raise UserError(
+            f"{name} was trained on {table}, which is not here: give the command in the folder that has it."
+        )
+    task = load_task_from(TaskArguments(**options | {"task": table, "data_root": data_root}))
     if task_hash(task) != settings["task_sha256"]:
         words = f"The texts of the task {results['task']} are not those that {name} was trained on"
         raise UserError(f"{words}: use the same data, or run it again.")

@@ -92,11 +92,11 @@ def predict_logits(
     if are_pairs and not takes_pairs(model):
         raise UserError("It was frozen for single texts: for pairs, freeze it with tlm freeze --token-types.")
     bare: Json = {"return_attention_mask": False, "return_token_type_ids": are_pairs}
-    limit, encoded = tokenizer.model_max_length, tokenizer(list(texts), verbose=False, **bare)
+    limit = tokenizer.model_max_length
     limit = min(limit, loading.longest_of_members(model.config)) if are_pairs else limit
-    truncated = sum(len(row) > limit for row in encoded["input_ids"])
-    if truncated:
-        encoded = tokenizer(list(texts), truncation=True, max_length=limit, **bare)
+    # One call, always with these options: they are the tokenizer's state, which threads share.
+    encoded = tokenizer(list(texts), truncation=True, max_length=limit, **bare)
+    truncated = sum(bool(encoding.overflowing) for encoding in encoded.encodings or [])
     members = (model.config.num_members,) if member_logits else ()
     logits = np.zeros((len(texts), *members, model.config.num_labels), dtype=np.float32)
     with tqdm(total=len(texts), desc="Classifying", unit="text", disable=not show_progress) as progress:

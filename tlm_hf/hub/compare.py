@@ -65,9 +65,10 @@ def compare_branch(hub: Hub, staged: StagedRelease, repository: Repository, wher
         with tempfile.TemporaryDirectory(prefix="tlm-push-") as cache:
             file = hub.hf_hub_download(repo_id, MANIFEST_FILE, cache_dir=cache, **at)
             change.hub_version, change.foreign = _released(file, present)
-    elif set(present) - HUBS_OWN and len(hub.list_repo_commits(repo_id, **at)) > 1:
-        # A new repository has the Hub's first commit: a Space's README.
-        change.foreign = min(set(present) - HUBS_OWN)
+    elif others := set(present) - HUBS_OWN:
+        is_new = repository.repo_type == "space" and len(hub.list_repo_commits(repo_id, **at)) == 1
+        # A new Space has the Hub's README.
+        change.foreign = min(others - ({"README.md"} if is_new else set()), default=None)
     if change.add and change.revision != MAIN and change.head == _head_of(hub, repository, MAIN):
         change.foreign = change.hub_version = None  # a branch that was only begun holds what main does
     return change

@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-import yaml
 from pyarrow.parquet import read_schema
 
 from ..cards import package_data
@@ -27,7 +26,7 @@ from ..evaluation.scoring import predict_logits
 from ..loading import COMMITTEES, load_classifier, load_classifier_tokenizer, match_labels
 from ..models.combination_committee import SINGLE, combine
 from ..option_fields import option
-from ..runs.atomic_files import Json, read_json, whole_folder, write_json
+from ..runs.atomic_files import Json, read_json, read_yaml, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable_path, provenance
 
@@ -87,14 +86,15 @@ def _check_replaceable(destination: Path, inputs: list[Path]) -> None:
     for folder in inputs:
         if destination in (folder.resolve(), *folder.resolve().parents):
             raise UserError(f"The output folder {destination} holds {folder}: choose another --output-dir.")
-    if destination.is_file() or (not (destination / DEMO_FILE).is_file() and any(destination.glob("*"))):
+    own = {DEMO_FILE, COUNTS_FILE, STUDY_FILE}
+    if destination.is_file() or any(path.name not in own for path in destination.glob("*")):
         raise UserError(f"The output folder {destination} is a file or holds other ones: choose another --output-dir.")
 
 
 def known_texts(name: str) -> Json:
     """What cards and the Space say of a corpus or task (`model_cards/texts.yaml`); nothing of one that is not known."""
     file = package_data("model_cards") / "texts.yaml"
-    return dict(yaml.safe_load(file.read_text(encoding="utf-8")).get(name, {}))
+    return dict(read_yaml(file).get(name, {}))
 
 
 def _read_pairs(arguments: DemoArguments, flag: str) -> dict[str, Path]:

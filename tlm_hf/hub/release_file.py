@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import UserError
-from ..runs.atomic_files import Json
+from ..runs.atomic_files import Json, read_yaml
 
 BRANCH = re.compile(r"(?!(?:main|HEAD|refs|[0-9a-f]{40})$)\w[\w-]*", re.ASCII)
 """Names of branches; they are also names of folders, and no dot keeps them apart from tags."""
@@ -92,7 +92,7 @@ def read_release(path: str | Path) -> Release:
     if not file.is_file():
         raise UserError(f"There is no release file {file}: give --release-file.")
     try:
-        release = _release(yaml.safe_load(file.read_text(encoding="utf-8")))
+        release = _release(read_yaml(file))
         _check_entries(release)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"The release file {file}: {' '.join(str(error).split())}.") from error

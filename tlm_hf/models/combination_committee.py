@@ -107,12 +107,29 @@ class CommitteeOutput(ModelOutput):  # trf-ignore: TRF057
     loss: Tensor | None = None
     logits: Tensor | None = None  # float32 (batch, num_labels); of a regression the values
     member_logits: Tensor | None = None  # (batch, members, num_labels)
-    problem_type = SINGLE  # not a field: what it holds is tensors
+    problem_type = SINGLE  # of the class: Accelerate makes the output anew from its tensors
 
     @property
     def uncertainty(self) -> dict[str, Tensor]:
         """See `uncertainty` above; computed when it is read."""
         return uncertainty(self.member_logits, self.problem_type)  # type: ignore[arg-type]
+
+
+@dataclass
+class MultiLabelCommitteeOutput(CommitteeOutput):  # trf-ignore: TRF057
+    """Of several labels a text."""
+
+    problem_type = MULTI
+
+
+@dataclass
+class RegressionCommitteeOutput(CommitteeOutput):  # trf-ignore: TRF057
+    """Of a number a text."""
+
+    problem_type = REGRESSION
+
+
+OUTPUTS = {MULTI: MultiLabelCommitteeOutput, REGRESSION: RegressionCommitteeOutput}
 
 
 def committee_output(
@@ -124,6 +141,4 @@ def committee_output(
     if labels is not None:
         parts = member_logits.unbind(dim=1) if training else [logits]
         loss = torch.stack([loss_of(part, labels, problem_type) for part in parts]).sum()
-    output = CommitteeOutput(loss=loss, logits=logits, member_logits=member_logits)
-    output.problem_type = problem_type
-    return output
+    return OUTPUTS.get(problem_type, CommitteeOutput)(loss=loss, logits=logits, member_logits=member_logits)

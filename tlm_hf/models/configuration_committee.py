@@ -31,6 +31,8 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
         combination: what is averaged: probabilities or logits (`combination_committee`).
         threshold: least probability of the labels that a text gets, where it may have several.
         lexical_buckets: buckets for pairs of tokens, and as many for words, of a `LexicalTable`; 0: it has none.
+        member_weight: factor of the members' logits, beside a table.
+        max_tokens: tokens of a text that the table reads, [CLS] and [SEP] included; None: those of the tokenizer.
     """
 
     model_type = "tlm_committee"
@@ -42,6 +44,8 @@ class CommitteeConfig(PreTrainedConfig):  # trf-ignore: TRF057
     threshold: float = 0.5
     pad_token_id: int | None = 0
     lexical_buckets: int = 0
+    member_weight: float | int = 1.0
+    max_tokens: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         members = self.member_configs or []

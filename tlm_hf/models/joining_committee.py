@@ -15,6 +15,7 @@ from transformers.utils.hub import cached_file
 
 from .combination_committee import REGRESSION, SINGLE
 from .configuration_committee import CommitteeConfig
+from .modeling_frozen import adapter_in
 from .modeling_tlm import TLMForSequenceClassification
 
 HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
@@ -150,6 +151,8 @@ def check_member(model: Any, position: int, earlier: Sequence[Any]) -> None:
         fault = f"has a vocabulary of {size} tokens but member 0 has {first_size}: all members must share one tokenizer"
     elif model.dtype != first.dtype:
         fault = f"is in {model.dtype} but member 0 in {first.dtype}: bring all members to one precision (model.to)"
+    elif adapted := adapter_in(model):
+        fault = f"has an adapter ({adapted}), which a committee does not save: merge it (merge_and_unload)"
     if fault is not None:
         raise ValueError(f"Member {position} {fault}.")
 

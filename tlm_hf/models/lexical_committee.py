@@ -29,7 +29,8 @@ def hash_words(ids: Tensor, continues: Tensor, buckets: int) -> tuple[Tensor, Te
 
     Both `ids` and `continues`, which is 1 or 0 of each token, are (batch, sequence).
     """
-    word = (1 - continues).cumsum(dim=1).long()  # its number in the text, from 0 or 1
+    continues = continues.long()  # in half precision sums beyond 256 are not exact
+    word = (1 - continues).cumsum(dim=1)  # its number in the text, from 0 or 1
     of_words = ids.new_zeros(len(ids), ids.shape[1] + 1).scatter_add(1, word, ids * ids * MULTIPLIER % PRIME)
     hashes = of_words.gather(1, word) % buckets
     following = nn.functional.pad(continues[:, 1:], (0, 1))
@@ -62,14 +63,18 @@ def first_tokens(
 
 
 class LexicalTable(nn.Module):
-    """The table; it takes no gradient."""
+    """The table, in buffers: parameters that `from_pretrained` makes are trained, whatever they were when saved."""
+
+    weight: Tensor
+    idf: Tensor
+    continues: Tensor
+    bias: Tensor
 
     def __init__(self, words: int, buckets: int, num_labels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(words + 2 * buckets, num_labels), requires_grad=False)
-        self.idf = nn.Parameter(torch.empty(words), requires_grad=False)
-        self.continues = nn.Parameter(torch.empty(words), requires_grad=False)
-        self.bias = nn.Parameter(torch.empty(num_labels), requires_grad=False)
+        shapes = {"weight": (words + 2 * buckets, num_labels), "idf": (words,), "continues": (words,)}
+        for name, shape in {**shapes, "bias": (num_labels,)}.items():
+            self.register_buffer(name, torch.zeros(shape))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Ids and mask (batch, sequence) to float32 (batch, num_labels)."""

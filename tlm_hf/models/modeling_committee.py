@@ -65,6 +65,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         members = list(members)
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
+        if kwargs and all(isinstance(member, PreTrainedModel) for member in members):
+            words = "opens a member by name, and all are models: leave it out"
+            raise ValueError(f"{', '.join(kwargs)}: from_members takes this when it {words}.")
         check_tokenizers(members, kwargs)
         models = [open_member(member, position, kwargs) for position, member in enumerate(members)]
         for position, model in enumerate(models):
@@ -94,8 +97,9 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         committee = type(self).from_members(members, config.temperature, config.combination)
         committee.config.id2label, committee.config.label2id = dict(config.id2label), dict(config.label2id)
         committee.lexical, committee.config.lexical_buckets = self.lexical, config.lexical_buckets
-        committee.config.threshold = config.threshold
-        return committee
+        for name in ("threshold", "member_weight", "max_tokens"):
+            setattr(committee.config, name, getattr(config, name))
+        return committee.train(self.training)
 
     def freeze(
         self, dtype: str = "float32", cls_token_id: int | None = None, token_types: bool = False
@@ -116,6 +120,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
             except (OSError, ValueError, StopIteration) as error:
                 raise ValueError("The committee has no tokenizer beside it: pass freeze(cls_token_id=...).") from error
             cls_token_id, longest = tokenizer.cls_token_id, int(tokenizer.model_max_length)
+        longest = self.config.max_tokens or longest
         frozen = freeze_members(list(self.members), self.config, cls_token_id, dtype, 1 + token_types)
         frozen.lexical, frozen.config.max_tokens = copy.deepcopy(self.lexical), longest
         return frozen
@@ -156,7 +161,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         inputs = (*inputs, position_ids)
         logits = torch.stack([member(*inputs, return_dict=True, **kwargs).logits for member in self.members], dim=1)
         if self.lexical is not None:
-            logits = logits + self.lexical(input_ids, attention_mask)[:, None]
+            logits = self.config.member_weight * logits + self.lexical(input_ids, attention_mask)[:, None]
         return committee_output(logits, labels, self.config, self.training)
 
 

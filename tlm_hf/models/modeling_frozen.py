@@ -68,7 +68,8 @@ class FrozenDense(nn.Module):
         bias = self.bias if bias is None else bias
         if self.step is None:
             return torch.baddbmm(bias, states, self.weight)
-        if states.device.type == "cpu" and states.shape[1] <= FEW and states.shape[2] % LANES == 0:
+        by_kernel = self.weight.dtype == torch.int8 and states.device.type == "cpu"  # `dtype=` of loading widens it
+        if by_kernel and states.shape[1] <= FEW and states.shape[2] % LANES == 0:
             rows = zip(states.bfloat16(), self.weight, self.step.bfloat16(), strict=True)
             return torch.stack([torch._weight_int8pack_mm(*parts) for parts in rows]) + bias
         # The rounding of bfloat16 is below that of int8 weights.
@@ -214,20 +215,24 @@ class FrozenCommitteeForSequenceClassification(PreTrainedModel):  # trf-ignore: 
         return sums.view(batch, slices, -1)
 
 
+def adapter_in(model: Any) -> str | None:
+    """The name of a weight that is of an adapter, if there is one."""
+    own = re.compile(r"(?!.*(lora_|base_layer)).*\.(weight|bias)")
+    return next((name for name, _ in model.named_parameters() if not own.fullmatch(name)), None)
+
+
 def check_freezable(members: Sequence[Any], types: int = 1) -> None:
     """Raise ValueError at a member that has no tables, another shape than the first, or fewer token types."""
-    own = re.compile(r"(?!.*(lora_|base_layer)).*\.(weight|bias)")
     for position, member in enumerate(members):
         config, fault = member.config, None
         layers, convolution = config.num_hidden_layers, config.has_convolution
         different = [name for name in SHARED if getattr(config, name) != getattr(members[0].config, name)]
-        adapted = [name for name, _ in member.named_parameters() if not own.fullmatch(name)]
         if layers != 1:
             fault = f"has {layers} layers: only one-layer encoders are tables"
         elif convolution:
             fault = "has a convolution: only encoders without one are tables"
-        elif adapted:
-            fault = f"has an adapter ({adapted[0]}): merge it (merge_and_unload)"
+        elif adapted := adapter_in(member):
+            fault = f"has an adapter ({adapted}): merge it (merge_and_unload)"
         elif different:
             fault = f"has {different[0]} {getattr(config, different[0])}, unlike member 0: freeze equal members"
         if fault is not None:
@@ -258,6 +263,8 @@ def freeze_members(
         frozen = FrozenCommitteeForSequenceClassification(config)
     for position, member in enumerate(members):
         _fill_tables(frozen, position, copy.deepcopy(member).float(), cls_token_id)
+    for weights in (frozen.classifier.weight, frozen.classifier.bias):
+        weights.mul_(committee.member_weight)
     return frozen
 
 

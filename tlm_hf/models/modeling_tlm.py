@@ -41,7 +41,7 @@ class CardMixin:
 
     def _write_card(self, folder: str | os.PathLike, name: str) -> None:
         path = Path(folder) / "README.md"
-        if path.exists() and "# Model Card for Model ID" not in path.read_text(encoding="utf-8"):
+        if path.exists() and "# Model Card for Model ID" not in path.read_text(encoding="utf-8", errors="replace"):
             return
         try:
             cards = importlib.import_module("tlm_hf.cards")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import filelock
+import yaml
 
 from ..errors import UserError
 
@@ -28,6 +29,20 @@ def read_json(path: str | Path) -> Json:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object: write it again or name another file.")
     return content
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Json:
+        names = [key.value for key, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a section has {name!r} twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; besides PyYAML's errors YAMLError for a key that stands twice in one section."""
+    return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,11 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def _umask() -> int:
+    os.umask(mask := os.umask(0))
+    return mask
+
+
 def _difference(name: str, before: Any, now: Any) -> str:
     if re.search(r"\b[0-9a-f]{64}\b", f"{before} {now}"):
         return f"another {name.removesuffix('_sha256')} than there"
@@ -119,6 +124,8 @@ class Run:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 save(partial)
+                for path in filter(Path.is_file, partial.rglob("*")):
+                    path.chmod(path.stat().st_mode | (0o444 & ~_umask()))  # safetensors lets only the owner read
                 flush_tree(partial)
                 for path in partial.iterdir():
                     final = self.folder / path.name
@@ -137,6 +144,7 @@ class Run:
             self._lock.release()
 
     def _remove_checkpoints(self) -> None:
-        for pattern in ("checkpoint-*", f"{DAMAGED}checkpoint-*", PARTIAL):
-            for path in self.folder.glob(pattern):
+        own = re.compile(rf"({DAMAGED})?checkpoint-\d+|{re.escape(PARTIAL)}")  # a user's copies have other names
+        for path in self.folder.iterdir():
+            if own.fullmatch(path.name):
                 shutil.rmtree(path, ignore_errors=True)

@@ -12,7 +12,7 @@ from ..data.task_options import TaskArguments
 from ..data.tasks import load_task
 from ..errors import UserError
 from ..recipes import find_architecture, find_size
-from ..runs.atomic_files import Json
+from ..runs.atomic_files import Json, read_yaml
 from ..training.options import check_names, refuse
 from ..training.pretrain import load_pretraining_corpus
 from ..training.pretrain_options import GROUPS, CorpusOptions
@@ -154,7 +154,7 @@ class SizePlan(Section):
 def read_plan(size: str, file: str | Path = PLAN_FILE) -> SizePlan:
     """The plan of one size; UserError for a field that is unknown, missing or has a wrong value."""
     try:
-        sizes = dict(yaml.safe_load(Path(file).read_text(encoding="utf-8")))
+        sizes = dict(read_yaml(Path(file)))
     except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"The plan {file} cannot be read ({' '.join(str(error).split())}): correct it.") from error
     if size not in sizes:

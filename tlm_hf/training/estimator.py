@@ -10,14 +10,16 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import torch
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from ..data.kinds import label_feature
+from ..data.tables import SPLITS
 from ..errors import UserError, shown
 from ..evaluation.scoring import predict_logits
 from ..models.combination_committee import MULTI, SINGLE
@@ -77,19 +79,23 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
 
         ValueError for another number of labels.
         """
-        texts, y = _texts_in(X), np.asarray(y)
+        texts = _texts_in(X)
         check_consistent_length(texts, y)
+        missing, y = np.argwhere(pd.isna(np.asarray(y, dtype=object))), np.asarray(y)
+        self.several_ = y.ndim == 2 and y.shape[1] > 1
+        if len(missing) and not self.several_:
+            raise UserError(f"y has no label at {missing[0][0]} (from 0): fill or drop it.")
         filled = [place for place, text in enumerate(texts) if text.strip()]
         if len(filled) < len(texts):
             logger.warning("%d texts are blank and were left out.", len(texts) - len(filled))
             texts, y = [texts[place] for place in filled], y[filled]
-        self.several_ = y.ndim == 2 and y.shape[1] > 1
         if self.several_:
             if not set(y.ravel().tolist()) <= {0, 1}:
                 raise UserError("y has several columns and other values than 0 and 1: give one column for each label.")
             self.classes_, groups = np.arange(y.shape[1]), np.zeros(len(y), dtype=int)
             cells: list[Any] = [np.flatnonzero(row).tolist() for row in y]
         else:
+            check_classification_targets(y)
             self.classes_, groups = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             cells = groups.tolist()
         counts = np.bincount(groups)
@@ -98,17 +104,17 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         if counts.min() < 3:
             rarest = self.classes_.tolist()[counts.argmin()]
             raise UserError(f"The class {rarest!r} has fewer than 3 texts: give more of it.")
-        places, rng = np.arange(len(y)), np.random.default_rng(self.seed)
-        aside = np.array([rng.choice(places[groups == group]) for group in range(len(counts))])
-        rest = np.setdiff1d(places, aside)
-        share = max(HELD_OUT, len(counts) / len(rest))
-        train, validation = train_test_split(rest, test_size=share, stratify=groups[rest], random_state=self.seed)
+        rng, chosen = np.random.default_rng(self.seed), dict[str, list[int]]({split: [] for split in SPLITS})
+        for group, count in enumerate(counts):
+            rows, held_out = rng.permutation(np.flatnonzero(groups == group)), max(1, round(HELD_OUT * (count - 1)))
+            for split, part in zip(SPLITS, np.split(rows, [count - held_out - 1, count - 1]), strict=True):
+                chosen[split] += part.tolist()
         label = label_feature(MULTI if self.several_ else SINGLE, [str(each) for each in self.classes_])
         features = datasets.Features({"text": datasets.Value("string"), "label": label})
         splits = datasets.DatasetDict()
-        for split, chosen in (("train", train), ("validation", validation), ("test", aside)):
-            rows = {"text": [texts[place] for place in chosen], "label": [cells[place] for place in chosen]}
-            splits[split] = datasets.Dataset.from_dict(rows, features=features)
+        for split, places in chosen.items():
+            columns = {"text": [texts[place] for place in places], "label": [cells[place] for place in places]}
+            splits[split] = datasets.Dataset.from_dict(columns, features=features)
         options = {**self.get_params(), "encoder": self.encoder or []}
         with tempfile.TemporaryDirectory() as folder, _unchanged():
             _, _, joined = train_from_table(splits, OwnDataArguments(output_dir=f"{folder}/out", **options))

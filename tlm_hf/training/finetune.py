@@ -76,8 +76,6 @@ def finetune(**options: Any) -> Json:
     model: Any = load_for_finetuning(classifier.model, class_names(task), problem_type=problem_of(task), **changes)
     if classifier.lora_rank is not None:
         model = add_adapter(model, classifier.lora_rank)
-    if chosen.task.entity_markers != "none":
-        model.config.entity_markers = chosen.task.entity_markers
 
     # 2. The output folder
     push = prepare_push(chosen.training, arguments)
@@ -88,6 +86,10 @@ def finetune(**options: Any) -> Json:
     settings["weights"] = NEW if classifier.from_scratch else weights_hash(classifier.model)
     run = Run(arguments.output_dir, "finetune", settings)
     if run.results is not None:
+        if chosen.output.save_logits and not (run.folder / LOGITS_FILE).is_file():
+            logger.warning(
+                "Note: %s was finished without --save-logits: for logits give another --output-dir.", run.folder
+            )
         push(run.folder)
         return run.results
     text_facts = TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, limit)

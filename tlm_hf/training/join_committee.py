@@ -117,8 +117,8 @@ def join_members(
         start = OF_PAIRS if PAIR in task["test"].column_names else of_texts
         known = labels["validation"]
         share, scale = weigh(logits["validation"], words["validation"], known, combination, problem_type, start)
-        add_table(committee, words_of[0], share, scale)
-        tokenizer = words_of[1]
+        table, tokenizer = words_of
+        add_table(committee, table, share, scale, tokenizer.model_max_length)
         logits = {split: share * each + scale * words[split][:, None] for split, each in logits.items()}
 
     # 4. The temperature (and of several labels the threshold), chosen on validation

@@ -74,7 +74,7 @@ def fit_lexical(
     ids = [np.array(row) for row in tokenizer(texts_of(rows), truncation=True)["input_ids"]]
     words = len(vectors)
     counts = count_tokens([row[~np.isin(row, tokenizer.all_special_ids)] for row in ids], words)
-    tokens = tokenizer.convert_ids_to_tokens(range(words))
+    tokens = [token or "" for token in tokenizer.convert_ids_to_tokens(range(words))]  # a table may have more rows
     continues = torch.tensor([float(token.startswith("##")) for token in tokens])
     pairs = count_tokens([hash_pairs(row, BUCKETS) for row in ids], BUCKETS)
     whole = count_tokens([_long_words(row, continues) for row in ids], BUCKETS)
@@ -194,11 +194,14 @@ def weigh(
 
 
 @torch.no_grad()
-def add_table(committee: CommitteeForSequenceClassification, table: LexicalTable, share: float, scale: float) -> None:
-    """Change a committee and a table in place: the members' logits times `share`, plus the table's times `scale`."""
-    for member in committee.members:
-        for weights in member.classifier.parameters():  # type: ignore[union-attr]
-            weights.mul_(share)
+def add_table(
+    committee: CommitteeForSequenceClassification, table: LexicalTable, share: float, scale: float, max_tokens: int
+) -> None:
+    """Change a committee and a table in place: the members' logits times `share`, plus the table's times `scale`.
+
+    The table reads `max_tokens` of a text.
+    """
     for weights in (table.weight, table.bias):
         weights.mul_(scale)
     committee.lexical, committee.config.lexical_buckets = table, BUCKETS
+    committee.config.member_weight, committee.config.max_tokens = share, max_tokens

@@ -18,12 +18,13 @@ from .. import loading
 from ..data.corpora import load_corpus
 from ..data.embedded import pretrained
 from ..data.kinds import NAMES, PAIR, as_one_text, class_names, per_label, problem_of, texts_of
+from ..data.sources import text_hash
 from ..data.table_files import frame_table
 from ..data.task_options import TableFormat
 from ..data.task_splits import learnable, rotate
 from ..data.tasks import load_task, task_hash
 from ..data.tokenization import LONGEST_DEFAULT, TextFacts, train_wordpiece
-from ..errors import UserError, check_range, flag
+from ..errors import UserError, check_range, flag, refusing
 from ..evaluation.linear_models import fit_tfidf
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
 from ..models.modeling_committee import CommitteeForSequenceClassification
@@ -122,7 +123,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     output = Path(arguments.output_dir or f"outputs/{name}-committee").expanduser()
     settings = {name: value for name, value in vars(arguments).items() if name not in NOT_DECISIVE}
     settings |= {"encoder": [loading.weights_hash(name) for name in arguments.encoder], "task_sha256": task_hash(task)}
-    settings |= {"labels": class_names(task)}
+    settings |= {"labels": class_names(task), "corpus_sha256": text_hash(more_texts)}
     run = Run(output, "train-committee", settings)
     if run.results is not None:
         return output, run.results, None
@@ -237,7 +238,8 @@ def _check_options(arguments: OwnDataArguments) -> None:
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     if isinstance(data, pd.DataFrame):
-        data = datasets.Dataset(frame_table(data))
+        with refusing("The DataFrame cannot be read", "make its columns text and numbers", ValueError, TypeError):
+            data = datasets.Dataset(frame_table(data))
     elif isinstance(data, Path):
         data = str(data)
     arguments.data = source_name(data)
