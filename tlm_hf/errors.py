@@ -22,6 +22,8 @@ def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[obj
     """In place of an error of these kinds, raise UserError: `what`, what `say` makes of the error, and the remedy."""
     try:
         yield
+    except UserError:  # says it already
+        raise
     except kinds as error:
         raise UserError(f"{what} ({say(error)}): {remedy}.") from error
 

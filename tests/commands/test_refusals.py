@@ -4,6 +4,7 @@ import errno
 import shutil
 
 import pytest
+import yaml
 from helpers_commands import (
     TINY_FINETUNING,
     TINY_PRETRAINING,
@@ -21,6 +22,7 @@ from helpers_commands import (
 from tlm_hf.commands.common import run_command
 from tlm_hf.commands.main import main
 from tlm_hf.commands.table import COMMANDS
+from tlm_hf.runs.atomic_files import read_yaml
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +176,12 @@ def test_an_options_file_at_home_and_an_option_twice_in_it(home, tmp_path, monke
     assert "a section has 'max_steps' twice" in refused(capsys, "pretrain", "--config", "~/options.yaml")
     shutil.copytree(home / "encoder", tmp_path / "encoder")
     assert "missing.txt" in refused(capsys, "score", "--model", "~/encoder", "--text", "missing.txt")
+
+
+def test_anchors_and_merges_are_not_keys_that_stand_twice(tmp_path):
+    text = "base: &b {x: 1}\nc: {a: &a {<<: *b, x: 2}}\nd: {<<: *a}\ne: {<<: *a, <<: *b, 1: 1, '1': 2}\n"
+    (tmp_path / "a.yaml").write_text(text)
+    assert read_yaml(tmp_path / "a.yaml") == yaml.safe_load(text)
 
 
 def test_a_place_that_cannot_be_written_is_named(capsys):

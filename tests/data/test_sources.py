@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -145,6 +146,31 @@ def test_a_folder_is_not_a_split_or_a_pattern_by_its_name(tmp_path, monkeypatch,
     assert {split: rows["text"][:] for split, rows in splits.items()} == {"train": ["train"], "test": ["test"]}
 
 
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train_test_split/test.csv", "test"),
+        ("training_data/test.csv", "test"),
+        ("fold-train/evaluation_of_products.csv", "train"),
+        ("data/test-00000-of-00001.csv", "test"),
+        ("test/part-0.csv", "test"),
+        ("a/b.csv", None),
+    ],
+)
+def test_the_split_of_a_file(path, split):
+    assert sources._split_of_file(Path(path)) == split
+
+
+@pytest.mark.parametrize("bytes_in_memory", [0, 2**23])
+def test_parquet_files_of_one_table_may_differ_in_form(tmp_path, monkeypatch, bytes_in_memory):
+    monkeypatch.setattr(sources, "IN_MEMORY", bytes_in_memory)
+    first = pa.schema([pa.field("text", pa.string()), pa.field("label", pa.int64(), nullable=False)])
+    second = pa.schema([pa.field("label", pa.int32()), pa.field("text", pa.large_string())])
+    for place, schema in enumerate((first, second)):
+        pq.write_table(pa.Table.from_pylist([{"text": "a", "label": place}], schema), tmp_path / f"{place}.parquet")
+    assert read_source(str(tmp_path)).splits["train"]["label"][:] == [0, 1]
+
+
 @pytest.mark.parametrize("split", ["test", "train-1"])
 def test_classes_that_have_other_numbers_in_another_file_are_refused(tmp_path, split):
     for file, names in (("train-0", ["cat", "dog"]), (split, ["dog", "cat"])):
@@ -152,9 +178,9 @@ def test_classes_that_have_other_numbers_in_another_file_are_refused(tmp_path, s
         features = datasets.Features({"text": datasets.Value("string"), "label": label})
         rows = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}, features=features)
         rows.to_parquet(str(tmp_path / f"{file}.parquet"))
-    assert "other classes behind the numbers of 'label'" in refusal(read_source, str(tmp_path))
+    assert "give different names to the numbers of 'label'" in refusal(read_source, str(tmp_path))
     splits = datasets.DatasetDict(train=rows, test=rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"])))
-    assert "other classes behind the numbers" in refusal(Table.open, Source(splits), "set", None, "label")
+    assert "give different names to the numbers" in refusal(Table.open, Source(splits), "set", None, "label")
 
 
 @pytest.mark.parametrize(

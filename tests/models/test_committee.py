@@ -133,7 +133,7 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
     committee = join([good])
     committee.save_pretrained(tmp_path / "committee")
     build_pair("masked_lm")[0].save_pretrained(tmp_path / "encoder")
-    with pytest.raises(ValueError, match="treshold: from_members takes this when it opens a member by name"):
+    with pytest.raises(ValueError, match="from_members got treshold, but options are for members given by name"):
         join([good], treshold=0.2)
     adapted = build_pair("classifier", **LABELS)[0]
     adapted.add_adapter(LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))

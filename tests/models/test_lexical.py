@@ -123,6 +123,7 @@ def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokeniz
         ]
     models += [OnnxClassifier(tmp_path / name, committee.config) for name in ("model.onnx", "frozen.onnx")]
     assert committee.freeze(cls_token_id=tokenizer.cls_token_id).config.max_tokens == tokenizer.model_max_length
+    assert models[2].num_parameters() == sum(each.numel() for each in models[2].state_dict().values())
     assert not [name for name, _ in models[2].named_parameters() if "lexical" in name]  # no training changes it
     for model in models:
         tolerance = 1e-2 if getattr(model, "dtype", None) == torch.float16 else 1e-5

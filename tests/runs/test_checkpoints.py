@@ -31,9 +31,6 @@ FINETUNE = shlex.split(
 )
 
 
-os.umask(UMASK := os.umask(0))
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A finished run `whole`, and `killed`, which ended after step 13 with the checkpoints of steps 5 and 10."""
@@ -193,7 +190,7 @@ def test_a_run_killed_before_its_results_puts_its_folders_in_place_again(tmp_pat
         (tmp_path / name).mkdir()
     assert run.finish(save, {"a": 1})["a"] == 1
     assert [path.name for path in (tmp_path / "adapter").iterdir()] == ["weights"]
-    assert (tmp_path / "adapter" / "weights").stat().st_mode & 0o777 == 0o666 & ~UMASK
+    assert (tmp_path / "adapter" / "weights").stat().st_mode & 0o777 == 0o644
     assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-best-backup"]
 
 

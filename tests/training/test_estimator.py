@@ -65,6 +65,7 @@ def test_three_texts_of_a_class_are_enough_and_a_missing_or_continuous_label_is_
             model.fit(TEXTS[:6], ["sea", missing, "farm", "sea", "sea", "farm"])
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         model.fit(TEXTS[:6], [0.5, 1.5] * 3)
+    assert model.fit(TEXTS[:12], np.array([0, 1] * 6, dtype=object)).classes_.tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("cell", ["sea", 2, "1", np.nan])

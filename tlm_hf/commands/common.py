@@ -3,6 +3,7 @@
 import argparse
 import copy
 import datetime
+import errno
 import importlib
 import json
 import os
@@ -25,6 +26,7 @@ from ..runs.quiet import quiet_libraries
 from .table import BAD_INPUT, Command
 
 INTERRUPTED, TERMINATED = 130, 143
+PLACES = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS)  # errors of the user's folders
 
 
 class Parser(HfArgumentParser):
@@ -154,10 +156,10 @@ def run_command(function: Callable[[], dict[str, Any] | None], summary: Sequence
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(BAD_INPUT) from None
     except OSError as error:
-        if error.strerror is None:  # of a library, which may say anything
+        if error.errno not in PLACES or error.filename is None:
             raise
-        place = "" if error.filename is None else f"{error.filename}: "
-        sys.stderr.write(f"error: {place}{error.strerror} (name a place that can be read and written, with space).\n")
+        remedy = "free space, or choose a place that can be read and written"
+        sys.stderr.write(f"error: {error.filename}: {error.strerror} ({remedy}).\n")
         raise SystemExit(BAD_INPUT) from None
     except KeyboardInterrupt as interrupt:
         saved = "what was saved (checkpoints, finished runs)"

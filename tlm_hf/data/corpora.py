@@ -81,7 +81,7 @@ def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str,
     if unread := [split for split in splits if split not in names]:
         logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
     tables = {split: splits[split] for split in names}
-    column = find_text(tables[names[0]].features) if column == "text" else column
+    column = find_text(tables[names[0]].features, "label") if column == "text" else column
     for table in tables.values():
         sources.check_column(table, column, name, "--text-column")
         if getattr(table.features[column], "dtype", None) not in sources.TEXT_TYPES:

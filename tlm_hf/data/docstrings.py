@@ -41,7 +41,7 @@ PER_LABEL = {"train": 200, "validation": 40, "test": 60}  # texts of each class 
 HELD_OUT_SHARE = 0.1  # of each library's paragraphs, for validation and again for test
 MIN_WORDS, MAX_WORDS = 20, 150
 DUPLICATE_SHARE = 0.5  # of the runs of three words of the shorter of two texts
-NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: pip install 'tlm-hf[train]'."
+NOT_INSTALLED = "The docstrings corpus reads the package {!r}, which is not installed: pip install -e '.[train]'."
 MASK_WORD = "library"
 # Any word that contains one of these names, or is one of the customary short ones, with the path around it.
 _NAMES = (

@@ -53,7 +53,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     if kind == MULTI and (bare := sum(not row.label for rows in source.rows.values() for row in rows)):
         source.notes.append(f"{bare} texts have no label")
     if kind == MULTI and all(len(row.label) < 2 for rows in source.rows.values() for row in rows):
-        source.notes.append("no text has two labels: in a cell of text | separates them")
+        source.notes.append("no text has two labels; in a text cell, separate labels with |")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 

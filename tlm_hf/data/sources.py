@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.table import table_cast
 
 from ..errors import UserError, first_line, listed, refusing
 from ..runs.atomic_files import file_hash, replacing
@@ -27,6 +28,7 @@ TEXT_TYPES = ("string", "large_string")
 LOCAL_REMEDY = "give parquet, JSON, CSV or text with rows, and room in HF_DATASETS_CACHE"
 BATCH = 1000
 IN_MEMORY = 2**23  # bytes of parquet tables; larger ones are mapped from a copy in the cache
+OTHER_CLASSES = "give different names to the numbers of {!r}: save them with one list of names, or as text."
 ID = "id"  # column of the row's place in the source, such as `train/17` or `wikipedia/train.parquet/93`
 logger = logging.getLogger(__name__)
 
@@ -112,8 +114,13 @@ def _size_in_memory(file: Path) -> int:
 
 def _read_parquet(files: Mapping[str, Sequence[Path]]) -> datasets.DatasetDict:
     """Parquet files of each split in memory: a copy in the cache would outlive what was deleted."""
-    tables = {split: pa.concat_tables(map(pq.read_table, parts)) for split, parts in files.items()}
-    return datasets.DatasetDict({split: datasets.Dataset(table) for split, table in tables.items()})
+    splits = {}
+    for split, parts in files.items():
+        first, *others = map(pq.read_table, parts)
+        schema = datasets.Features.from_arrow_schema(first.schema).arrow_schema
+        tables = [table_cast(each.select(first.column_names), schema) for each in (first, *others)]
+        splits[split] = datasets.Dataset(pa.concat_tables(tables))
+    return datasets.DatasetDict(splits)
 
 
 def is_text(name: str) -> bool:
@@ -170,8 +177,7 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
     splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
     unread = []
     for file in () if is_plain else filled:
-        names = (file.name, *reversed(file.relative_to(path).parts[:-1]))  # the nearest folder counts before others
-        if split := next(filter(None, map(split_of, names)), None):
+        if split := _split_of_file(file.relative_to(path)):
             splits[split].append(file)
         else:
             unread.append(file.name)
@@ -184,9 +190,21 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
 
 
 def split_of(name: str) -> str | None:
-    """The split that a word of a name tells: of a file or of a split of a data set."""
+    """The split that a word of a name tells, of a file or of a split of a data set; None for words of several."""
     words = set(re.split(r"[^a-z]+", name.lower()))
-    return next((split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())), None)
+    found = [split for split, names in SPLIT_WORDS.items() if words.intersection(names.split())]
+    return found[0] if len(found) == 1 else None
+
+
+def _split_of_file(path: Path) -> str | None:
+    """A name of nothing else (`test-0.csv`) tells the split before the nearest folder does, another name after it."""
+    stem, folders = path.name.partition(".")[0], reversed(path.parts[:-1])
+    by_name, by_folder = split_of(stem), next(filter(None, map(split_of, folders)), None)
+    is_plain = set(re.findall(r"[a-z]+", stem.lower())) <= {"of", *" ".join(SPLIT_WORDS.values()).split()}
+    if by_name and by_folder and by_name != by_folder:
+        told = by_name if is_plain else by_folder
+        logger.warning("Note: %s is read as %s, though its name and its folder tell different splits.", path, told)
+    return (is_plain and by_name) or by_folder or by_name
 
 
 def _one_format(files: list[Path]) -> str | None:
@@ -201,9 +219,8 @@ def _one_format(files: list[Path]) -> str | None:
             schema = pq.read_schema(file)
             check_same_columns(files[0], pq.read_schema(files[0]).names, file, schema.names)
             found = {name: class_names_in(each) for name, each in datasets.Features.from_arrow_schema(schema).items()}
-        for name in (name for name, names in found.items() if classes.setdefault(name, names) != names):
-            remedy = "save them with the same names in the same order, or as text"
-            raise UserError(f"{files[0]} and {file} have other classes behind the numbers of {name!r}: {remedy}.")
+        for name in (name for name, names in found.items() if names and classes.setdefault(name, names) != names):
+            raise UserError(f"{files[0]} and {file} {OTHER_CLASSES.format(name)}")
     return kind
 
 

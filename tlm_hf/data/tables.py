@@ -10,7 +10,7 @@ import datasets
 
 from ..errors import UserError, listed
 from .kinds import SINGLE
-from .sources import ID, TEXT_TYPES, Source, check_column, class_names_in, split_of
+from .sources import ID, OTHER_CLASSES, TEXT_TYPES, Source, check_column, class_names_in, split_of
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
@@ -91,8 +91,7 @@ class Table:
             check_column(rows, pair or text, place, "--text-pair-column")
         kinds = {split: rows.features[label] for split, rows in splits.items()}
         if len({names for each in kinds.values() if (names := class_names_in(each)) is not None}) > 1:
-            remedy = "save them with the same names in the same order, or as text"
-            raise UserError(f"The splits of {name!r} have other classes behind the numbers of {label!r}: {remedy}.")
+            raise UserError(f"The splits of {name!r} {OTHER_CLASSES.format(label)}")
         return cls(source, name, text, label, splits, pair, next(iter(kinds.values())))
 
 

@@ -28,11 +28,14 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
     settings = results["settings"]
     options = {key: settings[key] for key in TaskArguments.__dataclass_fields__ if key in settings}
     options |= {key: value for key, value in results.get("task_options", {}).items() if key in TEXT_OPTIONS}
-    table = results["task"].replace("$TLM_DATA", str(find_data_root(data_root)))  # as `portable_path` wrote it
+    table = results["task"]
+    if table.startswith("$TLM_DATA/"):  # as `portable_path` writes it
+        if (root := find_data_root(data_root)) is None:
+            raise UserError(f"{name} was trained on {table}: set TLM_DATA, or give --data-root.")
+        table = table.replace("$TLM_DATA", str(root))
     if kind_of(Path(table)) is not None and not Path(table).exists():
-        raise UserError(
-            f"{name} was trained on {table}, which is not here: give the command in the folder that has it."
-        )
+        remedy = "run the command from the folder that has it"
+        raise UserError(f"{name} was trained on {table}, which is not here: {remedy}.")
     task = load_task_from(TaskArguments(**options | {"task": table, "data_root": data_root}))
     if task_hash(task) != settings["task_sha256"]:
         words = f"The texts of the task {results['task']} are not those that {name} was trained on"

@@ -31,6 +31,7 @@ from .metrics import measure
 
 logger = logging.getLogger(__name__)
 HELD_OUT_MASK_RATE = 0.15
+LARGEST_LIMIT = 2**30  # of tokens, in place of the 1e30 that says "none"
 LOGIT_STEP = 1 / 128  # of stored logits: smaller differences decide next to nothing, and files stay small
 FREEZE_HELP = "Answer from tables where the committee can be frozen; --no-freeze runs its members."
 HELD_OUT_CORPORA = ("docstrings", "wikipedia")  # of which one part is held out from training: that part is scored
@@ -92,7 +93,7 @@ def predict_logits(
     if are_pairs and not takes_pairs(model):
         raise UserError("It was frozen for single texts: for pairs, freeze it with tlm freeze --token-types.")
     bare: Json = {"return_attention_mask": False, "return_token_type_ids": are_pairs}
-    limit = tokenizer.model_max_length
+    limit = min(tokenizer.model_max_length, LARGEST_LIMIT)
     limit = min(limit, loading.longest_of_members(model.config)) if are_pairs else limit
     # One call, always with these options: they are the tokenizer's state, which threads share.
     encoded = tokenizer(list(texts), truncation=True, max_length=limit, **bare)

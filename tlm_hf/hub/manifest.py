@@ -70,7 +70,7 @@ def check_files(staged: StagedRelease) -> None:
     """Raise UserError for a folder that was changed since it was staged."""
     for repository, folder in staged.folders:
         if tree_hash(staged.output / folder) != repository.tree[folder]:
-            raise UserError(f"{folder} was changed after the release was staged: stage and verify again.")
+            raise UserError(f"{folder} was changed after it was staged: remove it, then stage and verify again.")
 
 
 def training_seconds(results: Mapping[str, Any]) -> float | None:

@@ -66,8 +66,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         if not members:
             raise ValueError("A committee needs at least one member, but the list of members is empty.")
         if kwargs and all(isinstance(member, PreTrainedModel) for member in members):
-            words = "opens a member by name, and all are models: leave it out"
-            raise ValueError(f"{', '.join(kwargs)}: from_members takes this when it {words}.")
+            names = ", ".join(kwargs)
+            raise ValueError(f"from_members got {names}, but options are for members given by name: leave it out.")
         check_tokenizers(members, kwargs)
         models = [open_member(member, position, kwargs) for position, member in enumerate(members)]
         for position, model in enumerate(models):
@@ -127,6 +127,11 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         raise ValueError("A committee cannot resize its embeddings: resize each member's and join them again.")
+
+    def num_parameters(self, *args: Any, **kwargs: Any) -> int:
+        """Weights of the members, and of the table of words."""
+        table = [] if self.lexical is None else [*self.lexical.buffers()]
+        return super().num_parameters(*args, **kwargs) + sum(each.numel() for each in table)
 
     def __len__(self) -> int:
         return len(self.members)

@@ -15,6 +15,7 @@ import yaml
 
 from ..errors import UserError
 
+os.umask(UMASK := os.umask(0))  # it can only be read by setting it
 Json: TypeAlias = dict[str, Any]  # a JSON object on its way from or to a file
 
 
@@ -31,18 +32,22 @@ def read_json(path: str | Path) -> Json:
     return content
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Json:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a section has {name!r} twice")
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; besides PyYAML's errors YAMLError for a key that stands twice in one section."""
-    return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    """What a YAML file holds; besides PyYAML's errors YAMLError for a key that one section has twice."""
+    text, seen = path.read_text(encoding="utf-8"), set()
+    nodes: list[Any] = [yaml.compose(text, yaml.SafeLoader)]
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):  # an anchor is met again
+            continue
+        seen.add(id(node))
+        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        nodes += [value for _, value in node.value] if keys else node.value
+        names = [(key.tag, key.value) for key in keys if not key.tag.endswith(":merge")]
+        for tag, name in names:
+            if names.count((tag, name)) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a section has {name!r} twice")
+    return yaml.safe_load(text)
 
 
 @contextlib.contextmanager
@@ -77,8 +82,14 @@ def file_hash(path: Path) -> str:
 
 
 def flush_tree(folder: Path) -> None:
-    """Flush a folder to disk, files before folders, so that a rename is never seen before its content."""
+    """Flush a folder to disk, files before folders, so that a rename is never seen before its content.
+
+    Whom the umask lets read may read all files: safetensors leaves its own to the owner alone.
+    """
     for path in [*sorted(folder.rglob("*"), key=Path.is_dir), folder]:
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # not every file system has modes
+                path.chmod(path.stat().st_mode | (0o444 & ~UMASK))
         flush(path)
 
 

@@ -27,11 +27,6 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _umask() -> int:
-    os.umask(mask := os.umask(0))
-    return mask
-
-
 def _difference(name: str, before: Any, now: Any) -> str:
     if re.search(r"\b[0-9a-f]{64}\b", f"{before} {now}"):
         return f"another {name.removesuffix('_sha256')} than there"
@@ -124,8 +119,6 @@ class Run:
                 shutil.rmtree(partial, ignore_errors=True)
                 partial.mkdir()
                 save(partial)
-                for path in filter(Path.is_file, partial.rglob("*")):
-                    path.chmod(path.stat().st_mode | (0o444 & ~_umask()))  # safetensors lets only the owner read
                 flush_tree(partial)
                 for path in partial.iterdir():
                     final = self.folder / path.name

@@ -95,7 +95,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
             self.classes_, groups = np.arange(y.shape[1]), np.zeros(len(y), dtype=int)
             cells: list[Any] = [np.flatnonzero(row).tolist() for row in y]
         else:
-            check_classification_targets(y)
+            check_classification_targets(np.asarray(y.tolist()))
             self.classes_, groups = np.unique(column_or_1d(y, warn=True), return_inverse=True)
             cells = groups.tolist()
         counts = np.bincount(groups)
