@@ -86,25 +86,29 @@ def read_source(
 def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: str | None) -> Source:
     tables = tables_in(path)
     by_split = _find_files(path, tables, config)
-    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
-    cache = Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", hashlib.sha256(lines.encode()).hexdigest()[:32])
     files: dict[str, list[FileTable]] = {}
     every = [file for parts in (by_split or {}).values() for file in parts]
     kind = _one_format(every) if every else None
     if by_split is None:
-        loaded = _load(str(path), path=str(path), name=config, cache_dir=str(cache))
+        loaded = _load(str(path), path=str(path), name=config, cache_dir=str(_cache_of(path, tables)))
     elif kind == "parquet":
-        named = {split: [glob.escape(str(part)) for part in parts] for split, parts in by_split.items()}
         if sum(map(_size_in_memory, every)) > IN_MEMORY:
-            loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(cache))
+            named = {split: [glob.escape(str(part)) for part in parts] for split, parts in by_split.items()}
+            loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(_cache_of(path, tables)))
         else:
             loaded = _load(str(path), _read_parquet, files=by_split)
     elif kind == "text":
-        loaded = datasets.DatasetDict(train=_read_texts(every, text_unit, written.encoding, cache))
+        loaded = datasets.DatasetDict(train=_read_texts(every, text_unit, written.encoding, _cache_of(path, tables)))
     else:
         files = {split: [read_table_file(file, written) for file in parts] for split, parts in by_split.items()}
         loaded = datasets.DatasetDict({split: datasets.Dataset(join_tables(parts)) for split, parts in files.items()})
     return Source(loaded, files)
+
+
+def _cache_of(path: Path, tables: Sequence[Path]) -> Path:
+    """The folder of the cache for these files, named after their contents."""
+    lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
+    return Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", hashlib.sha256(lines.encode()).hexdigest()[:32])
 
 
 def _size_in_memory(file: Path) -> int:
@@ -214,10 +218,12 @@ def _one_format(files: list[Path]) -> str | None:
         raise UserError(f"The folder {files[0].parent} mixes the formats {names}: keep one format, or name one file.")
     kind = kind_of(files[0])
     classes: dict[str, Any] = {}
+    columns: list[str] = []  # of the first file
     for file in files if kind == "parquet" else ():
         with refusing(f"{str(file)!r} cannot be read", "restore the file", OSError, ValueError, pa.ArrowException):
             schema = pq.read_schema(file)
-            check_same_columns(files[0], pq.read_schema(files[0]).names, file, schema.names)
+            columns = columns or schema.names
+            check_same_columns(files[0], columns, file, schema.names)
             found = {name: class_names_in(each) for name, each in datasets.Features.from_arrow_schema(schema).items()}
         for name in (name for name, names in found.items() if names and classes.setdefault(name, names) != names):
             raise UserError(f"{files[0]} and {file} {OTHER_CLASSES.format(name)}")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,11 +66,17 @@ def tree_hash(folder: Path) -> str:
     return hashlib.sha256(json.dumps(describe_files(folder)).encode()).hexdigest()
 
 
-def check_files(staged: StagedRelease) -> None:
-    """Raise UserError for a folder that was changed since it was staged."""
+def changed_folders(staged: StagedRelease) -> Iterator[str]:
+    """The folders that were changed, or removed, since they were staged."""
     for repository, folder in staged.folders:
         if tree_hash(staged.output / folder) != repository.tree[folder]:
-            raise UserError(f"{folder} was changed after it was staged: remove it, then stage and verify again.")
+            yield folder
+
+
+def check_files(staged: StagedRelease) -> None:
+    """Raise UserError for a folder that was changed since it was staged."""
+    for folder in changed_folders(staged):
+        raise UserError(f"{folder} was changed after it was staged: remove it, then stage and verify again.")
 
 
 def training_seconds(results: Mapping[str, Any]) -> float | None:

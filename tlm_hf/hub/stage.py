@@ -70,13 +70,12 @@ def stage(release_file: str, output_dir: str, *, data_root: str | None = None) -
 def _check_replaceable(output: Path) -> None:
     if output.is_file():
         raise UserError(f"The output folder {output} is a file: choose another --output-dir.")
-    is_staged = (output / manifest.RELEASE_FILE).exists()
-    staged = manifest.read_staged(output).folders if is_staged else []
-    for repository, folder in staged:
-        if (output / folder).is_dir() and manifest.tree_hash(output / folder) != repository.tree[folder]:
+    staged = manifest.read_staged(output) if (output / manifest.RELEASE_FILE).exists() else None
+    for folder in manifest.changed_folders(staged) if staged else ():
+        if (output / folder).is_dir():
             remedy = "staging again would lose that: choose another --output-dir, or remove the folder"
             raise UserError(f"{folder} was changed after the release was staged; {remedy}.")
-    folders = [folder for _, folder in staged]
+    folders = [folder for _, folder in staged.folders] if staged else []
     owners = {Path(folder).parent.as_posix() for folder in folders}
     expected = {manifest.RELEASE_FILE, VERIFIED_FILE, MEASURED, *folders, *owners}
     for path in [*output.glob("*"), *(path for owner in owners for path in (output / owner).glob("*"))]:

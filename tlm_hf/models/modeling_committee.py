@@ -96,8 +96,8 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
         config, members = self.config, [self.members[position] for position in positions]
         committee = type(self).from_members(members, config.temperature, config.combination)
         committee.config.id2label, committee.config.label2id = dict(config.id2label), dict(config.label2id)
-        committee.lexical, committee.config.lexical_buckets = self.lexical, config.lexical_buckets
-        for name in ("threshold", "member_weight", "max_tokens"):
+        committee.lexical = self.lexical
+        for name in ("lexical_buckets", "threshold", "member_weight", "max_tokens"):
             setattr(committee.config, name, getattr(config, name))
         return committee.train(self.training)
 

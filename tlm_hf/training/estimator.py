@@ -104,9 +104,11 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         if counts.min() < 3:
             rarest = self.classes_.tolist()[counts.argmin()]
             raise UserError(f"The class {rarest!r} has fewer than 3 texts: give more of it.")
-        rng, chosen = np.random.default_rng(self.seed), dict[str, list[int]]({split: [] for split in SPLITS})
+        rng = np.random.default_rng(self.seed)
+        chosen: dict[str, list[int]] = {split: [] for split in SPLITS}
         for group, count in enumerate(counts):
-            rows, held_out = rng.permutation(np.flatnonzero(groups == group)), max(1, round(HELD_OUT * (count - 1)))
+            rows = rng.permutation(np.flatnonzero(groups == group))
+            held_out = max(1, round(HELD_OUT * (count - 1)))
             for split, part in zip(SPLITS, np.split(rows, [count - held_out - 1, count - 1]), strict=True):
                 chosen[split] += part.tolist()
         label = label_feature(MULTI if self.several_ else SINGLE, [str(each) for each in self.classes_])
