@@ -3,7 +3,8 @@
 python scripts/search_finetuning.py --results results/training/search-finetuning.json \
     --encoders outputs/search/30-minutes-0/encoder outputs/search/30-minutes-1/encoder
 
-Rates, layer-wise rates and pooling, in a plain loop: AdamW, rate warmed up and lowered to 0, dropout 0.1, best epoch of 8 on validation texts.
+Rates, layer-wise rates and pooling in a plain loop: AdamW, a rate that is warmed up and lowered to 0, dropout 0.1,
+the best epoch of 8 on validation texts.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import get_linear_schedule_with_warmup
 
-from tlm_hf import TLMForSequenceClassification
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.loading import load_for_finetuning
@@ -52,7 +52,7 @@ VARIANTS = {
 }
 
 
-def classify(model: TLMForSequenceClassification, ids: torch.Tensor, mask: torch.Tensor, mean: bool) -> torch.Tensor:
+def classify(model: Any, ids: torch.Tensor, mask: torch.Tensor, mean: bool) -> torch.Tensor:
     """Logits (texts, classes) from token ids and mask (texts, tokens); `mean`: the pooler reads the mean of states."""
     if not mean:
         return model(ids, mask).logits
@@ -69,7 +69,7 @@ def tune(encoder: str, rows: dict[str, tuple], classes: int, rate: float, varian
     first = model.bert.embeddings.requires_grad_(variant.embeddings > 0)
     words = {id(each) for each in first.parameters()}
     rate *= variant.rate
-    groups = [{"params": [each for each in model.parameters() if id(each) not in words]}]
+    groups: list[dict[str, Any]] = [{"params": [each for each in model.parameters() if id(each) not in words]}]
     groups += [{"params": list(first.parameters()), "lr": rate * variant.embeddings}] if variant.embeddings else []
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01, fused=True)
     ids, mask, labels = rows["train"]
@@ -90,7 +90,7 @@ def tune(encoder: str, rows: dict[str, tuple], classes: int, rate: float, varian
         model.eval()
         with torch.inference_mode():
             some = zip(*(each.split(128) for each in rows["validation"][:2]), strict=True)
-            found = torch.cat([classify(model, *each, variant.mean).argmax(1) for each in some])
+            found = torch.cat([classify(model, ids, mask, variant.mean).argmax(1) for ids, mask in some])
         right = (found == rows["validation"][2]).numpy()
         best = right if right.mean() > best.mean() else best
     return best
