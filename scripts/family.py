@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from tlm_hf.data.embedded import model_folder
-from tlm_hf.data.tasks import class_names, load_task
+from tlm_hf.data.kinds import class_names
+from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
 from tlm_hf.evaluation.linear_models import choose_linear, fit_tfidf, sentence_baseline
 from tlm_hf.runs.atomic_files import Json, read_json, write_json

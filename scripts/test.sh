@@ -3,7 +3,6 @@
 #
 #   bash scripts/test.sh                                all but the slow tests
 #   bash scripts/test.sh -m "slow or not slow"          those too; arguments go to pytest
-#   bash scripts/test.sh --durations                    with the seconds of each file at the end
 #   TLM_TEST_PROCESSES=0 bash scripts/test.sh           in one process (the default is two)
 # The exit code is pytest's; if the tests pass but lint, format or types do not, it is 1.
 set -uo pipefail
@@ -19,8 +18,6 @@ check() {
 check ruff check .
 check ruff format --check .
 check mypy
-
-[ "${1:-}" != --durations ] || set -- --by-file "${@:2}"
 
 # Two files of tests at a time, one thread each: most of a test's time is imports and small tensors, which fill one core.
 printf '== pytest\n'

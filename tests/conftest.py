@@ -4,12 +4,10 @@ The oracle of most tests is a stock BERT with every weight at random, LayerNorms
 """
 
 import gc
-import itertools
 import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,21 +82,6 @@ try:
 except ModuleNotFoundError:
     pass
 """
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--by-file` for `scripts/test.sh --durations`."""
-    parser.addoption("--by-file", action="store_true", help="show the seconds of each file")
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """With `--by-file`, the seconds of each file of tests, the slowest first."""
-    seconds: Counter[str] = Counter()
-    for report in itertools.chain(*terminalreporter.stats.values()):
-        if isinstance(report, pytest.TestReport):
-            seconds[report.nodeid.partition("::")[0]] += report.duration
-    for name, spent in seconds.most_common() if config.option.by_file else ():
-        terminalreporter.write_line(f"{spent:8.1f} s  {name}")
 
 
 def pytest_collection_finish() -> None:

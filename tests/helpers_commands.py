@@ -296,12 +296,6 @@ def run(*words: object, folder: Path, timeout: float = 600, **environment: str) 
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-def start_launcher(command: list, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a launcher; its own default configuration is one that does not exist."""
-    places = {"HF_HOME": str(folder / "hf_home"), "HF_DATASETS_CACHE": str(folder / "cache")}
-    return run("-m", *command, folder=folder, **places, **environment)
-
-
 def contents(folder: Path) -> dict[str, str]:
     """SHA-256 of every file under a folder by its path, hidden ones included; empty when there is no folder."""
     return {

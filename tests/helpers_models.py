@@ -8,8 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, TINY
+from conftest import CLASSES, TINY, randomise
+from transformers import BertConfig, BertForSequenceClassification
 
+from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.models import layers_tlm
 
 VOCABULARY, LONGEST = TINY["vocab_size"], TINY["max_position_embeddings"]
@@ -22,6 +24,15 @@ BY_BACKEND = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 
 def close(ours, stock):
     torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+
+
+def stock_committee(count=2, seed=0, temperature=1.3, combination="probabilities", **fields):
+    """A committee of stock BERTs with other weights each, and the BERTs."""
+    fields = {**TINY, "num_labels": 3, **fields}
+    stocks = [BertForSequenceClassification(BertConfig(**fields)).eval() for _ in range(count)]
+    for position, stock in enumerate(stocks):
+        randomise(stock, seed + position)
+    return CommitteeForSequenceClassification.from_members(stocks, temperature, combination), stocks
 
 
 def plain_batch(seed=0, rows=3, length=10):
@@ -49,8 +60,10 @@ def scalar(output):
 
 
 def compare_gradients(ours, stock, tolerance=1e-5):
-    expected = {name: parameter.grad for name, parameter in stock.named_parameters()}
-    gradients = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    """Of models, or of the gradients by name that one had in another process."""
+    if not isinstance(ours, dict):
+        ours = {name: parameter.grad for name, parameter in ours.named_parameters()}
+    gradients, expected = ours, {name: parameter.grad for name, parameter in stock.named_parameters()}
     assert expected.keys() == gradients.keys()
     present = {name for name, gradient in expected.items() if gradient is not None}
     assert present == {name for name, gradient in gradients.items() if gradient is not None} != set()

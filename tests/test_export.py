@@ -1,4 +1,7 @@
-"""`tlm export`: the written files, run by onnxruntime, against stock BERT members in torch."""
+"""`tlm export`: the written files, run by onnxruntime, against stock BERT in torch on the same weights.
+
+Oracle with a convolution: our committee by the plain path.
+"""
 
 import functools
 import json
@@ -6,19 +9,22 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, refusal
+from conftest import TINY, randomise, refusal
 from helpers_commands import refused, succeed, write_csv
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, logsumexp
 from transformers import AutoTokenizer, BertTokenizer
 
-from tlm_hf import CommitteeForSequenceClassification, errors
+from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification, errors
 from tlm_hf.evaluation.predict import predict
-from tlm_hf.export import OnnxClassifier, write_frozen
+from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
 from tlm_hf.loading import load_config
 
 pytest.importorskip("onnxscript")
+onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
+SHAPES = [(1, 1), (1, 2), (5, 3), (3, 16)]  # of batches
+CONVOLUTION = {"conv_channels": 3, "conv_kernel_sizes": [[4, 4], [3, 3]]}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{place}" for place in range(TINY["vocab_size"] - 5))]
 
 
@@ -136,14 +142,45 @@ def test_a_changed_model_is_not_answered_with_the_old_file(folder, exported, cap
         changed.write_bytes(before)
 
 
-def test_members_that_the_runtime_does_not_know_are_not_frozen(build_pair, tmp_path, capsys):
-    words = ["freeze", "--model", tmp_path / "model", "--output-dir", tmp_path / "frozen"]
-    for changes, options, said in (
-        ({"hidden_act": "gelu_new"}, (), "gelu_new"),
-        ({"type_vocab_size": 1}, ("--token-types",), "token type"),
-    ):
-        ours, _ = build_pair("classifier", num_labels=3, **changes)
-        ours.save_pretrained(tmp_path / "model")
-        BertTokenizer(vocab={word: place for place, word in enumerate(WORDS)}).save_pretrained(tmp_path / "model")
-        assert said in refused(capsys, *words, *options)
-    assert not (tmp_path / "frozen").exists()
+def mixed_committee():
+    """Members without a convolution and with both kinds of it; and the same committee without fast paths."""
+    members = [
+        TLMForSequenceClassification(TLMConfig(**TINY, **fields, num_labels=3)).eval()
+        for fields in (CONVOLUTION, {**CONVOLUTION, "conv_sees_padding": True}, {})
+    ]
+    for seed, member in enumerate(members):
+        randomise(member, seed=20 + seed)
+        for module in member.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):  # as after training
+                module.running_mean.normal_(0.0, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    committee = CommitteeForSequenceClassification.from_members(members, temperature=1.3)
+    plain = CommitteeForSequenceClassification(committee.config)
+    plain.load_state_dict(committee.state_dict())
+    for member in plain.members:
+        member.config.use_fast_path = False
+    return committee, plain.eval()
+
+
+@pytest.mark.parametrize("kind", ["classifier", "masked_lm", "committee"])
+def test_any_batch_and_length_has_the_logits_of_torch(build_pair, tmp_path, kind):
+    """A classifier keeps its fast path: its feed-forward block is computed at [CLS] alone and has no length."""
+    model, plain = mixed_committee() if kind == "committee" else build_pair(kind, num_labels=3)
+    exported = OnnxClassifier(export_onnx(model, tmp_path / "model.onnx"), model.config)
+    generator = torch.Generator().manual_seed(4)
+    for batch, length in SHAPES:
+        lengths = torch.randint(1, length + 1, (batch,), generator=generator)
+        lengths[0] = length
+        # Random tokens under the padding too: it is the mask that must hide them.
+        ids = torch.randint(1, TINY["vocab_size"], (batch, length), generator=generator)
+        mask = (torch.arange(length) < lengths[:, None]).long()
+        with torch.no_grad():
+            found, expected = exported(ids, mask).logits, plain(ids, mask).logits
+        is_shown = mask.bool() if kind == "masked_lm" else slice(None)  # padding has no logits
+        torch.testing.assert_close(found[is_shown], expected[is_shown], atol=1e-5, rtol=1e-5)
+    if kind != "committee":
+        graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph
+        shapes = [list(value.type.tensor_type.shape.dim) for value in graph.value_info]
+        inner = [shape for shape in shapes if shape and shape[-1].dim_value == TINY["intermediate_size"]]
+        assert inner
+        assert any("sequence" in size.dim_param for shape in inner for size in shape) is (kind == "masked_lm")

@@ -15,7 +15,6 @@ PAPER = "arxiv:2507.14871"
 RELATIONS = {"committee": "merge", "frozen": "quantized"}  # to the base models; others the Hub finds by itself
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1", "micro_f1": "micro F1", "r2": "R²", "rmse": "RMSE"}
 METRICS |= {"subset_accuracy": "all labels right", "pearson": "Pearson's r", "spearman": "Spearman's ρ"}
-MASKED_EXAMPLE = "returns the [MASK] of the array."
 EXAMPLE = "Returns the eigenvalues of a symmetric matrix."
 
 
@@ -100,7 +99,7 @@ def card_template(kind: str, form: str = "md") -> Template:
 
 def render_card(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, template: str | None = None) -> str:
     """Render a card of a kind, which loads the model by `name`; UndefinedError for a number that is missing."""
-    example = facts.example or (MASKED_EXAMPLE if kind == "encoder" else EXAMPLE)
+    example = facts.example or ("returns the [MASK] of the array." if kind == "encoder" else EXAMPLE)
     at = f', revision="{escape_code(facts.branch)}"' if facts.branch else ""  # else a branch's snippets would open main
     are_pairs = results.get("task_options", results).get("text_pair_column") and kind != "frozen"
     snippet: Any = {"text": example, "text_pair": example} if are_pairs else example
@@ -136,30 +135,22 @@ def saved_model_card(model: Any, name: str) -> str:
 
 def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts, example: str) -> ModelCardData:
     """Front matter for the Hub; huggingface_hub writes the YAML, so that names in it are quoted."""
-    details: dict[str, Any] = {}
-    if "test" in results:
-        task = Path(str(results.get("task", facts.trained_on))).stem.lower()
-        slug = re.sub(r"[^a-z0-9_.]+", "-", task).strip("-._") or "task"  # for a data set without an id on the Hub
-        details["model_name"] = name.rpartition("/")[2]
-        details["eval_results"] = [
-            EvalResult(
-                task_type="text-classification",
-                dataset_type=(facts.datasets or [slug])[0],
-                dataset_name=facts.trained_on,
-                dataset_split="test",
-                metric_type="f1" if metric == "macro_f1" else metric,
-                metric_name=METRICS[metric],
-                metric_value=round(results["test"][metric], 4),
-            )
-            for metric in METRICS
-            if results["test"].get(metric) is not None
-        ]
-    if facts.base_models:  # each once: the Hub's metadata knows no branches
-        details["base_model"] = list(dict.fromkeys(place.partition("@")[0] for place in facts.base_models))
-        if kind in RELATIONS:
-            details["base_model_relation"] = RELATIONS[kind]
-    if facts.datasets:
-        details["datasets"] = facts.datasets
+    scores, task = results.get("test", {}), Path(str(results.get("task", facts.trained_on))).stem.lower()
+    slug = re.sub(r"[^a-z0-9_.]+", "-", task).strip("-._") or "task"  # for a data set without an id on the Hub
+    evaluations = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=(facts.datasets or [slug])[0],
+            dataset_name=facts.trained_on,
+            dataset_split="test",
+            metric_type="f1" if metric == "macro_f1" else metric,
+            metric_name=METRICS[metric],
+            metric_value=round(scores[metric], 4),
+        )
+        for metric in METRICS
+        if scores.get(metric) is not None
+    ]
+    bases = list(dict.fromkeys(place.partition("@")[0] for place in facts.base_models))  # branches are not known there
     return ModelCardData(
         language=facts.language,
         license=facts.licence,
@@ -167,5 +158,9 @@ def _metadata(kind: str, name: str, results: Mapping[str, Any], facts: CardFacts
         pipeline_tag="fill-mask" if kind == "encoder" else "text-classification",
         tags=["tlm", "tiny-language-model", *(["lora"] if kind == "adapter" else []), PAPER],
         widget=[{"text": example}],
-        **details,
+        model_name=name.rpartition("/")[2] if evaluations else None,
+        eval_results=evaluations or None,
+        base_model=bases or None,
+        base_model_relation=RELATIONS.get(kind) if bases else None,
+        datasets=facts.datasets or None,
     )

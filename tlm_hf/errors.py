@@ -18,7 +18,7 @@ def first_line(error: object) -> str:
 
 
 @contextmanager
-def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[object], str] = str) -> Iterator[None]:
+def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[Any], str] = str) -> Iterator[None]:
     """In place of an error of these kinds, raise UserError: `what`, what `say` makes of the error, and the remedy."""
     try:
         yield

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .data.embedded import model_folder, pretrained
 from .data.tokenization import LONGEST_DEFAULT, load_tokenizer
-from .errors import UserError, first_line, listed
+from .errors import UserError, first_line, listed, refusing
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_tlm import TLMConfig
@@ -80,11 +80,9 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
             if (folder / PICKLE).is_file():
                 words = f"holds {PICKLE}, a pickle that may run code: if you trust it, save it again with transformers"
             raise UserError(f"The model folder {folder} {words}.")
-        try:
-            with safe_open(file, framework="pt") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"The weights {file} are truncated or damaged ({error}): restore them.") from error
+        damage = refusing(f"The weights {file} are truncated or damaged", "restore them", SafetensorError, OSError)
+        with damage, safe_open(file, framework="pt") as opened:
+            opened.keys()
 
 
 def load_config(source: str) -> PreTrainedConfig:

@@ -246,7 +246,7 @@ def main() -> None:
     dark_enough = {"body_text_color_subdued": "*neutral_500", "block_info_text_color": "*neutral_500"}
     build_app(demo).queue(max_size=256).launch(
         theme=theme.set(button_primary_background_fill="*primary_600", **dark_enough),
-        css=views.CSS,
+        css_paths=Path(__file__).with_name("style.css"),
         show_error=True,
         max_file_size="2mb",
         server_name=os.environ.get("GRADIO_SERVER_NAME", host),

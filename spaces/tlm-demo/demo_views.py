@@ -9,57 +9,6 @@ import pandas as pd
 from demo_data import MIN_COUNT, Json, human
 from demo_models import Answer, Entrant
 
-CSS = """
-.gradio-container { --accent: #4338ca; --soft: #c7d2fe; --grey: #5b6472; --track: #e9ebf0; --warm: #fde2c4; }
-.dark .gradio-container, .dark.gradio-container {
-  --accent: #a5b4fc; --soft: #434f96; --grey: #a3acba; --track: #2b3040; --warm: #7a4a1a; }
-.gradio-container main { padding: 0 clamp(8px, 3vw, 48px) 48px !important; max-width: none !important; }
-.gradio-container .html-container { padding: 0; }
-.gradio-container button.short { max-width: 16rem; }
-.tlm { color: var(--body-text-color); font-size: 1rem; line-height: 1.5; }
-.tlm h1 { font-size: clamp(1.6rem, 4vw, 2.6rem); line-height: 1.15; margin: 0 0 .4rem; font-weight: 700; }
-.tlm h2 { font-size: 1.4rem; font-weight: 700; margin: 1.6rem 0 .2rem; scroll-margin-top: 1rem; }
-.tlm h3 { font-size: 1.05rem; font-weight: 600; margin: 0 0 .2rem; }
-.tlm :is(p, h4) { margin: .3rem 0; max-width: 75ch; }
-.tlm a { color: var(--accent); text-decoration: underline; margin: 0; padding: 0; }
-.tlm .small { color: var(--grey); font-size: .875rem; }
-.tlm .hero { display: grid; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr); gap: 1rem 3rem; align-items: center }
-.tlm nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin-top: .5rem; }
-.tlm .hero svg { width: 100%; max-width: 30rem; height: auto; }
-.tlm .say { font-size: 1.25rem; line-height: 1.35; }
-.tlm .say strong { color: var(--accent); }
-.tlm .row { display: grid; grid-template-columns: minmax(6rem, 13rem) minmax(0, 1fr) 11rem; gap: .7rem;
-  align-items: center; padding: .16rem 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.tlm .row.narrow { grid-template-columns: minmax(6rem, 10rem) minmax(0, 1fr) 3.2rem; }
-.tlm .row > :last-child { font-size: .9rem; overflow-wrap: normal; }
-.tlm .track { position: relative; height: 1.1rem; background: var(--track); border-radius: 4px; }
-.tlm .narrow > .track { height: 1.6rem; }
-.tlm .track > * { position: absolute; }
-.tlm .fill { inset: 0 auto 0 0; background: var(--soft); border-radius: 4px; }
-.tlm .dot { width: 9px; height: 9px; margin: -5.5px; border-radius: 50%; background: var(--accent);
-  border: 1px solid var(--background-fill-primary); box-sizing: content-box; }
-.tlm .whisker { height: 2px; top: calc(50% - 1px); background: var(--accent); }
-.tlm .other :is(.dot, .whisker, .fill) { background: var(--grey); }
-.tlm .zero { width: 1px; top: -3px; bottom: -3px; background: var(--body-text-color); opacity: .6; }
-.tlm .words { line-height: 2; overflow-wrap: anywhere; }
-.tlm .words mark { color: inherit; background: var(--warm); border-radius: 3px; padding: .05rem .15rem; }
-.tlm .words u { text-decoration: underline 3px var(--accent); text-underline-offset: 4px; font-weight: 600; }
-.tlm .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 2rem 3rem; }
-.tlm .scroll { overflow-x: auto; }
-.tlm table { border-collapse: collapse; font-size: .875rem; white-space: nowrap; margin: .5rem 0; }
-.tlm :is(table, thead, tbody, tr, th, td) { border: none !important; text-align: left !important; }
-.tlm :is(th, td) { padding: .25rem 1.2rem .25rem 0 !important; }
-.tlm tr > :first-child { position: sticky; left: 0; background: var(--background-fill-primary); }
-.tlm summary { cursor: pointer; color: var(--accent); font-size: .875rem; }
-.tlm .error { border-left: 4px solid #dc2626; padding: .4rem .8rem; background: var(--track); border-radius: 4px; }
-@media (max-width: 700px) {
-  .tlm .hero { grid-template-columns: minmax(0, 1fr); }
-  .tlm .hero svg { max-height: 6.5rem; }
-  .tlm nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; }
-  .tlm .row, .tlm .row.narrow { grid-template-columns: minmax(0, 1fr) auto; gap: 0 .5rem; }
-  .tlm .row > .track { grid-row: 2; grid-column: 1 / 3; }
-}
-"""
 LINKS = {
     "Paper": "https://arxiv.org/abs/2507.14871",
     "Models": "https://huggingface.co/models?other=tiny-language-model",

@@ -27,21 +27,12 @@ from helpers_commands import (
 from huggingface_hub import ModelCard
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
-import tlm_hf
 from tlm_hf.data.corpora import load_corpus
 from tlm_hf.data.masking import HELD_OUT_STREAM, MaskingCollator
 from tlm_hf.data.tasks import load_task
 from tlm_hf.runtime import load
 from tlm_hf.training.train_committee import train_committee
 from tlm_hf.training.trainer import RunTrainer
-
-TEXTS = [
-    "the cow in the old barn",
-    "a boat and an anchor under the wave",
-    "",
-    "gull " * 100,
-    'naïve ☕ "quoted", with a comma',
-]
 
 
 def stock_probabilities(folder, texts) -> tuple[list[str], np.ndarray]:
@@ -98,38 +89,6 @@ def test_chosen_epoch_is_the_best_on_validation():
     assert len(scores) == 2
     assert scores[results["best_step"]] == max(scores.values())
     assert results["validation"]["accuracy"] == pytest.approx(max(scores.values()))
-
-
-def test_committee_is_the_calibrated_mean_of_its_members():
-    results = results_of(shelf() / "committee")
-    mean = np.mean([stock_probabilities(shelf() / arm, TEXTS)[1] for arm in ("member", "scratch")], axis=0)
-    sharpened = mean ** (1 / results["temperature"])
-    expected = sharpened / sharpened.sum(axis=1, keepdims=True)
-    names, probabilities = stock_probabilities(shelf() / "committee", TEXTS)
-    assert names == ["farm", "sea"]
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(shelf() / "committee")
-    assert isinstance(model, tlm_hf.CommitteeForSequenceClassification)
-    assert results["parameters"] == model.num_parameters()
-    best = max(results_of(shelf() / arm)["test"]["accuracy"] for arm in ("member", "scratch"))
-    assert results["best_member_test_accuracy"] == pytest.approx(best)
-
-
-@pytest.mark.parametrize("model", ["member", "committee"])
-def test_predict_a_table(tmp_path, capsys, model):
-    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
-    rows = [{"id": index, "body": text or "-", "label": "keep me"} for index, text in enumerate(TEXTS)]
-    write_csv(source, rows)
-    words = ("--input", source, "--text-column", "body", "--output", target, "--batch-size", 2, "--disable-tqdm")
-    succeed("predict", "--model", shelf() / model, *words)
-    said = json.loads(capsys.readouterr().out)
-    assert said == {"texts": 5, "empty": 0, "truncated": 1, "output": str(target)}
-    table = pd.read_csv(target)
-    assert table[["id", "body", "label"]].to_dict("records") == rows
-    names, probabilities = stock_probabilities(shelf() / model, [row["body"] for row in rows])
-    np.testing.assert_allclose(table[[f"p({name})" for name in names]], probabilities, atol=2e-6)
-    assert table["predicted_label"].to_list() == [names[index] for index in probabilities.argmax(axis=1)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
 def test_score_of_an_encoder_is_the_stock_loss_on_the_same_masks(tmp_path, capsys):

@@ -5,12 +5,12 @@ import itertools
 import json
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from tlm_hf.data import docstrings
 from tlm_hf.data.cooccurrence import count_rows
-from tlm_hf.data.overlap_subsets import overlap_subsets
+from tlm_hf.data.overlap import count_tokens, encode_texts
+from tlm_hf.data.overlap_subsets import select_subsets
 from tlm_hf.data.tokenization import train_wordpiece
 
 CODE = """
@@ -27,14 +27,13 @@ def results(folder, sentences):
     tokenizer = train_wordpiece(sentences, vocab_size=120)
     rows = [np.random.default_rng(seed).integers(300, size=40) for seed in range(200)]
     texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
-    table = datasets.Dataset.from_dict({"text": texts, "id": [str(index) for index in range(len(texts))]})
-    task = datasets.Dataset.from_dict({"text": ["a boat on the river", "the river and the bridge"]})
-    subsets = overlap_subsets(table, task, tokenizer, 30)
+    task_counts = count_tokens(encode_texts(["a boat on the river", "the river and the bridge"], tokenizer))
+    subsets = select_subsets(encode_texts(texts, tokenizer), texts, task_counts, 30)
     return {
         "vocabulary": tokenizer.get_vocab(),
         "counts": hashlib.sha256(count_rows(rows, 300, 32, [0]).tobytes()).hexdigest(),
         "docstrings": {split: corpus[split].to_list() for split in corpus},
-        "subsets": [[kind, split["id"][:]] for kind, split in subsets.items()],
+        "subsets": [[kind, places.tolist()] for kind, places in subsets.items()],
     }
 
 

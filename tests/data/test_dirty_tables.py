@@ -11,10 +11,10 @@ import pytest
 from conftest import refusal
 from helpers_commands import write_csv, write_splits
 
+from tlm_hf.data.kinds import class_names
 from tlm_hf.data.sources import read_source
 from tlm_hf.data.tables import OTHER
 from tlm_hf.data.task_options import TextFormat
-from tlm_hf.data.tasks import class_names
 from tlm_hf.errors import UserError
 from tlm_hf.training.train_committee import _load_data
 from tlm_hf.training.train_committee_options import OwnDataArguments

@@ -8,7 +8,8 @@ import pytest
 from conftest import refusal
 
 from tlm_hf.data.fewrel import ENTITY_MARKERS, read_fewrel
-from tlm_hf.data.tasks import SPLITS, class_names, load_task
+from tlm_hf.data.kinds import class_names
+from tlm_hf.data.tasks import SPLITS, load_task
 
 PLACES = ("Aland", "Borin", "Cesta", "Dorum", "Eskil", "Fjern", "Gatta")
 

@@ -3,7 +3,6 @@
 import itertools
 import json
 
-import datasets
 import numpy as np
 import pytest
 from conftest import refusal
@@ -14,8 +13,8 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.overlap import TokenOverlap
-from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, overlap_subsets, select_subsets
+from tlm_hf.data.overlap import TokenOverlap, count_tokens, encode_texts
+from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, select_subsets
 from tlm_hf.data.sources import seeded_order
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
@@ -149,17 +148,15 @@ def test_bad_requests_are_refused(corpus, task_counts):
 
 def test_subsets_of_a_corpus_are_some_of_its_rows(sentences, tokenizer):
     texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
-    corpus = datasets.Dataset.from_dict({"text": texts, "id": [f"train/{index}" for index in range(len(texts))]})
-    train = datasets.Dataset.from_dict({"text": ["bread and flour", "flour and salt"]})
-    subsets = overlap_subsets(corpus, train, tokenizer, 30)
+    task_counts = count_tokens(encode_texts(["bread and flour", "flour and salt"], tokenizer))
+    choice = encode_texts(texts, tokenizer), texts, task_counts, 30
+    subsets, others = select_subsets(*choice), select_subsets(*choice, seed=1)
     assert list(subsets) == list(KINDS)
-    other = overlap_subsets(corpus, train, tokenizer, 30, seed=1)["random"]
-    assert set(other["id"]) != set(subsets["random"]["id"])
-    texts = subsets["random"]["text"][:]
-    assert seeded_order(texts, 0) == list(range(30))  # of seed 0, on which the study relies
-    for subset in subsets.values():
-        assert len(subset) == 30
-        assert {(row["text"], row["id"]) for row in subset} <= {(row["text"], row["id"]) for row in corpus}
+    assert set(others["random"]) != set(subsets["random"])
+    random = [texts[place] for place in subsets["random"]]
+    assert seeded_order(random, 0) == list(range(30))  # of seed 0, on which the study relies
+    for places in subsets.values():
+        assert len(set(places)) == len(places) == 30
 
 
 def test_the_command_measures_as_the_class_does(tmp_path, capsys):

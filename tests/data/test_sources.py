@@ -15,7 +15,7 @@ from helpers_commands import write_csv
 
 from tlm_hf.data import sources
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.sources import Source, data_root, read_source, seeded_order, text_hash
+from tlm_hf.data.sources import Source, data_root, read_source, text_hash
 from tlm_hf.data.tables import Table
 
 ROWS = [
@@ -103,13 +103,6 @@ class TestReadTable:
 
 def test_hash_depends_on_every_boundary():
     assert len({text_hash(texts) for texts in (["ab", "c"], ["a", "bc"], ["abc"], ["c", "ab"], ["ab", "c", ""])}) == 5
-
-
-def test_seeded_order_is_a_permutation_and_known():
-    texts = ["a", "b", "c", "d"]
-    assert sorted(seeded_order(texts, 0)) == [0, 1, 2, 3]
-    # sha256sum of 0, NUL and the letter begins with 5f1a for a, a8d4 for b, 50f6 for c and 4aef for d.
-    assert seeded_order(texts, 0) == [3, 2, 0, 1]
 
 
 @pytest.mark.parametrize("given", [True, False], ids=["option", "variable"])
@@ -201,7 +194,7 @@ def test_classes_that_have_other_numbers_in_another_file_are_refused(tmp_path, s
 def test_splits_of_a_data_set_are_known_by_their_usual_names(names, read, unread, caplog):
     rows = {name: datasets.Dataset.from_dict({"text": [name], "label": [1]}) for name in names}
     table = Table.open(Source(datasets.DatasetDict(rows)), "set", None, "label")
-    assert {split: of_split["text"][0] for split, of_split in table.splits.items()} == read
+    assert {split: of_split["text"][0] for split, of_split in table.source.splits.items()} == read
     assert (f"the splits {unread} are not read" in caplog.text) == (unread is not None)
 
 

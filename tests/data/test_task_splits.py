@@ -5,9 +5,9 @@ import pytest
 from conftest import refusal
 from helpers_commands import labelled_rows, write_csv
 
-from tlm_hf.data.kinds import per_label
+from tlm_hf.data.kinds import class_names, per_label
 from tlm_hf.data.task_splits import rotate
-from tlm_hf.data.tasks import KNOWN, SPLITS, TaskArguments, class_names, load_task, load_task_from, task_hash
+from tlm_hf.data.tasks import KNOWN, SPLITS, TaskArguments, load_task, load_task_from, task_hash
 from tlm_hf.errors import UserError
 
 
@@ -46,14 +46,6 @@ def test_the_papers_numbers_are_the_default_and_fewer_are_refused_or_taken(root,
 def test_a_split_without_rows_of_a_class_is_refused(tmp_path, options, split):
     said = refusal(load_task, str(write_csv(tmp_path / "task.csv", labelled_rows(40))), shortfall="take", **options)
     assert all(part in said for part in (f"no {split} text left", "'farm'", "--validation-per-label"))
-
-
-def test_a_validation_split_that_repeats_the_training_rows_does_not_leak():
-    rows = [{"text": f"text number {index}", "label": "ab"[index % 2]} for index in range(80)]
-    splits = {"train": datasets.Dataset.from_list(rows), "validation": datasets.Dataset.from_list(rows[:40])}
-    train, validation, test = (set(split["text"]) for split in load_task(datasets.DatasetDict(splits)).values())
-    assert test
-    assert not train & validation | train & test | validation & test
 
 
 def test_validation_is_fifteen_per_cent_where_the_source_has_no_test_split(tmp_path):

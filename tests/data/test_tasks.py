@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import refusal
 from helpers_commands import labelled_rows, write_csv
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tlm_hf.data.docstrings import TASK_LIBRARIES, load_docstrings, mask_names
-from tlm_hf.data.kinds import per_label
-from tlm_hf.data.tasks import SPLITS, class_names, load_task, task_hash
+from tlm_hf.data.kinds import class_names, per_label
+from tlm_hf.data.tasks import SPLITS, load_task, task_hash
 from tlm_hf.errors import UserError
 
 
@@ -129,6 +129,7 @@ class TestRows:
         load_task(str(write_csv(tmp_path / "twice.csv", rows)))
         assert "3 texts of the source have more than one class" in note_of(caplog)
 
+    @example(texts=[*range(25)] * 6, seed=0, layout=("train", "validation"))  # validation repeats the training rows
     @given(
         texts=st.lists(st.integers(0, 40), min_size=150, max_size=150),
         seed=st.integers(0, 3),
@@ -145,6 +146,7 @@ class TestRows:
         source = datasets.DatasetDict({split: datasets.Dataset.from_list(part) for split, part in parts.items()})
         task = load_task(source, seed=seed)
         chosen = {split: set(task[split]["text"]) for split in SPLITS}
+        assert all(chosen.values())
         assert not chosen["train"] & chosen["test"]
         assert not chosen["train"] & chosen["validation"]
         assert not chosen["validation"] & chosen["test"]

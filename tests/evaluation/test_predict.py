@@ -95,13 +95,15 @@ def test_texts_data_sets_and_files_agree(home, sentences, tmp_path):
     pd.DataFrame({"body": sentences[:1], "label": "farm", "n": 3}).to_parquet(tmp_path / "in.parquet")
     alone = PredictArguments(model=member, input=str(tmp_path / "in.parquet"), disable_tqdm=True)
     assert predict_command(alone)["predictions"][0]["label"] == predictions[0].label
-    pd.DataFrame({"text": sentences, "entropy": "mine"}).to_csv(tmp_path / "in.csv", index=False)
+    pd.DataFrame({"body": sentences, "text": "-", "entropy": "mine"}).to_csv(tmp_path / "in.csv", index=False)
     words = ("predict", "--model", root / "committee", "--input", tmp_path / "in.csv", "--disable-tqdm")
-    succeed(*words, "--output", tmp_path / "out.json")
-    table = pd.DataFrame(json.loads((tmp_path / "out.json").read_text()))
+    succeed(*words, "--text-column", "body", "--batch-size", 5, "--output", tmp_path / "out.json")
+    table, mean = pd.DataFrame(json.loads((tmp_path / "out.json").read_text())), probabilities.mean(axis=1)
     assert set(table["entropy"]) == {"mine"}
-    np.testing.assert_allclose(table["predicted_entropy"], entropy(probabilities.mean(axis=1), axis=-1), atol=1e-5)
-    assert {"label", "probability", "mutual_information", "agreement", "p(farm)"} <= set(table.columns)
+    np.testing.assert_allclose(table["predicted_entropy"], entropy(mean, axis=-1), atol=1e-5)
+    np.testing.assert_allclose(table[[f"p({name})" for name in LABELS]], mean, atol=1e-5)
+    assert table["label"].to_list() == [LABELS[index] for index in mean.argmax(axis=1)]
+    assert {"probability", "mutual_information", "agreement"} <= set(table.columns)
 
 
 def test_bad_input_is_refused(home, tmp_path):
@@ -162,6 +164,7 @@ def test_a_name_that_is_taken_twice(classify, sentences, tmp_path):
     written = pd.read_csv(classify(write_csv(tmp_path / "in.csv", rows), "out.csv")[1])
     assert written[["text", "label", "predicted_label"]].to_dict("records") == rows
     assert set(written["predicted_predicted_label"]) <= set(LABELS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
 def test_all_files_of_a_folder_are_answered(classify, sentences, tmp_path):
@@ -173,13 +176,14 @@ def test_all_files_of_a_folder_are_answered(classify, sentences, tmp_path):
     assert set(written["file"]) == {"own"}
 
 
-def test_empty_cells_are_answered_empty_and_counted(classify, sentences, tmp_path, home, capsys):
-    texts = [sentences[0], " ", 'two\nlines, "quoted"', None]
+def test_empty_cells_are_answered_empty_and_counted(classify, sentences, tokenizer, tmp_path, home, capsys):
+    texts = [sentences[0], " ", 'two naïve ☕\nlines, "quoted"', None, "boat " * 40]
     source = write_csv(tmp_path / "in.csv", [{"text": text, "zip": "02134"} for text in texts])
     said, output = classify(source, "out.csv")
-    assert (said["texts"], said["empty"]) == (4, 2)
-    written = pd.read_csv(output, dtype=str)
-    assert written["label"].isna().to_list() == written["p(sea)"].isna().to_list() == [False, True, False, True]
+    longer = sum(len(tokenizer(text or "")["input_ids"]) > 16 for text in texts)
+    assert said == {"texts": 5, "empty": 2, "truncated": longer, "output": str(output)}
+    written, empty = pd.read_csv(output, dtype=str), [False, True, False, True, False]
+    assert written["label"].isna().to_list() == written["p(sea)"].isna().to_list() == empty
     assert set(written["zip"]) == {"02134"}
     words = ("--input", source, "--on-empty", "error", "--disable-tqdm")
     sentence = refused(capsys, "predict", "--model", home[0] / "member", *words)

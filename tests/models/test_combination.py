@@ -1,15 +1,12 @@
 """Ways to combine the members' logits, and the uncertainty, against numpy and scipy."""
 
 import numpy as np
-import pytest
 import torch
-from conftest import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from tlm_hf import CommitteeConfig, CommitteeForSequenceClassification
 from tlm_hf.models.combination_committee import COMBINATIONS, combine, uncertainty
 
 SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(2, 7))
@@ -53,11 +50,3 @@ def test_uncertainty_is_scipys_entropy(shape, scale):
         np.testing.assert_allclose(measured[name].numpy(), values, atol=2e-5, err_msg=name)
     spread = uncertainty(torch.tensor(member_logits[..., :1]), "regression")["spread"]
     np.testing.assert_allclose(spread, member_logits[..., 0].std(axis=1), rtol=1e-4, atol=1e-6)
-
-
-def test_an_unknown_combination_is_refused_in_one_sentence(build_pair):
-    members, options = [build_pair("classifier", seed=seed)[0] for seed in range(2)], {"combination": "median"}
-    said = refusal(CommitteeForSequenceClassification.from_members, members, **options, error=ValueError)
-    assert "combination is 'median': choose one of probabilities, logits" in said
-    with pytest.raises(Exception, match="combination is 'median'"):
-        CommitteeConfig(member_configs=[model.config.to_dict() for model in members], combination="median")

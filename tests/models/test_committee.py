@@ -193,6 +193,7 @@ def test_a_pickle_after_the_first_answer_is_no_larger_and_an_edited_weight_count
     [
         ({"problem_type": "regression", "num_labels": 1, "temperature": 2.0}, "no temperature"),
         ({"problem_type": "ranking"}, "choose single_label_classification"),
+        ({"combination": "median"}, "combination is 'median'"),
         ({"temperature": 0.0}, "must be positive"),
         ({"temperature": float("nan")}, "must be positive"),
         ({"member_configs": [{"vocab_size": 5}, {"vocab_size": 6}]}, "5.*6"),

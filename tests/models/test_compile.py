@@ -1,4 +1,4 @@
-"""Half precision, activation checkpointing and torch.compile (`test_onnx_export` has torch.export).
+"""Half precision, activation checkpointing and torch.compile (`test_export` has torch.export).
 
 Oracle: stock BERT in float32, run eagerly; for a convolution the uncompiled model. `fullgraph=True` refuses breaks.
 """
@@ -6,7 +6,6 @@ Oracle: stock BERT in float32, run eagerly; for a convolution the uncompiled mod
 import copy
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from conftest import CLASSES
@@ -14,7 +13,6 @@ from helpers_models import (
     BY_BACKEND,
     BY_KIND,
     CLASS_IDS,
-    VOCABULARY,
     close,
     compare_gradients,
     labels_for,
@@ -33,16 +31,6 @@ NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("cl
 @pytest.fixture(autouse=True)
 def _no_graph_of_another_test():
     torch._dynamo.reset()
-
-
-def batch_of(rows, length, seed=0):
-    """Right-padded ids and a mask; labels at some positions of the text, now and then none in a row."""
-    rng = np.random.default_rng(seed)
-    mask = (np.arange(length) < rng.integers(2, length + 1, (rows, 1))).astype(np.int64)
-    ids = rng.integers(1, VOCABULARY, (rows, length)) * mask
-    labels = np.where((rng.random(mask.shape) < 0.2) & (mask == 1), ids, -100)
-    labels[0, 1] = 5
-    return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}, torch.tensor(labels)
 
 
 def check_step(compiled, ours, stock, inputs, labels):
@@ -117,16 +105,16 @@ def test_compiled_classifier(build_pair, layers, attention):
     ours, stock = build_pair("classifier", num_hidden_layers=layers, attention=attention)
     compiled = torch.compile(ours.train(), fullgraph=True, backend="eager", dynamic=True)
     for length in (12, 9):
-        check_step(compiled, ours, stock, batch_of(3, length)[0], CLASS_IDS[:3])
+        check_step(compiled, ours, stock, plain_batch(length=length)[0], CLASS_IDS[:3])
     ours.eval(), stock.eval()
     with torch.no_grad():
-        inputs, _ = batch_of(3, 12)
+        inputs, _ = plain_batch(length=12)
         close(compiled(**inputs).logits, stock(**inputs).logits)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_compiled_convolution(training):
-    inputs, _ = batch_of(3, 10)
+    inputs, _ = plain_batch()
     plain = build_model(TLMForSequenceClassification, KERNELS).train(training)
     ours = copy.deepcopy(plain)
     compiled = torch.compile(ours, fullgraph=True, backend="eager")
@@ -145,7 +133,7 @@ def test_compiled_convolution(training):
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, NEEDS_COMPILER])])
 def test_compiled_backward(build_pair, kind, backend):
     """Through AOTAutograd, which traces the backward pass too (`eager` above leaves it to autograd)."""
-    inputs, labels = batch_of(3, 10)
+    inputs, labels = plain_batch()
     ours, stock = build_pair(kind)
     compiled = torch.compile(ours.train(), fullgraph=True, backend=backend)
     check_step(compiled, ours, stock, inputs, labels if kind == "masked_lm" else CLASS_IDS[:3])

@@ -5,12 +5,13 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, randomise, refusal
+from conftest import TINY, refusal
 from helpers_models import close
+from helpers_models import stock_committee as build
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BertConfig
 
 from tlm_hf import (
     CommitteeForSequenceClassification,
@@ -24,14 +25,6 @@ from tlm_hf.models.modeling_frozen import SHARED
 PROBLEMS = ["single_label_classification", "multi_label_classification", "regression"]
 CLS, PRECISION = 2, {"float32": 1e-5, "float16": 2e-2, "int8": 0.3}
 join = CommitteeForSequenceClassification.from_members
-
-
-def build(count=2, seed=0, temperature=1.3, combination="probabilities", **fields):
-    fields = {**TINY, "num_labels": 3, **fields}
-    stocks = [BertForSequenceClassification(BertConfig(**fields)).eval() for _ in range(count)]
-    for position, stock in enumerate(stocks):
-        randomise(stock, seed + position)
-    return join(stocks, temperature, combination), stocks
 
 
 def batch(rows, length, seed=0, words=TINY["vocab_size"]):
@@ -150,13 +143,3 @@ def test_nothing_is_pinned_to_the_cpu():
     for dtype in PRECISION:
         frozen = build()[0].freeze(dtype, cls_token_id=CLS).to("meta")
         assert frozen(**inputs).logits.device.type == "meta"
-
-
-def test_any_batch_and_length_is_exported():
-    frozen, free = build()[0].freeze(cls_token_id=CLS), {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    inputs = batch(3, 9)
-    with torch.no_grad():
-        exported = torch.export.export(frozen, (), inputs, dynamic_shapes=dict.fromkeys(inputs, free)).module()
-        for rows, length in ((2, 3), (5, 16)):
-            other = batch(rows, length, seed=1)
-            close(exported(**other).logits, frozen(**other).logits)

@@ -71,6 +71,7 @@ def test_impossible_choices_are_refused(pairs):
         (lambda: committee.resize_token_embeddings(99), "cannot resize its embeddings"),
         (lambda: join("folder"), "takes a list of members"),
         (lambda: join([3]), "Member 0 is a int"),
+        (lambda: join([pairs[0][0]], combination="median"), "is 'median': choose one of probabilities, logits"),
         (lambda: CommitteeForSequenceClassification(CommitteeConfig()), "at least one member"),
     ):
         assert re.search(sentence, refusal(choose, error=ValueError))

@@ -7,13 +7,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import SENTENCES, TINY, randomise
+from conftest import SENTENCES
+from helpers_models import stock_committee
 from scipy.special import logsumexp, softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
-from tlm_hf import CommitteeForSequenceClassification
 from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
 from tlm_hf.models.lexical_committee import MULTIPLIER, PRIME, hash_words
 from tlm_hf.runtime import load
@@ -92,20 +92,14 @@ def test_the_table_is_scikit_learns_model(tokenizer, classes):
 def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokenizer, tmp_path):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = 40
-    stocks = [
-        BertForSequenceClassification(BertConfig(**TINY | {"vocab_size": len(tokenizer), "num_labels": 3}))
-        for _ in range(2)
-    ]
-    for seed, stock in enumerate(stocks):
-        randomise(stock, seed)
+    committee, stocks = stock_committee(vocab_size=len(tokenizer))
     cut = tokenizer(NEW, padding=True, truncation=True, max_length=16, return_tensors="pt")  # members' room
-    members = np.stack([stock.eval()(**cut).logits.numpy() for stock in stocks], axis=1)
+    members = np.stack([stock(**cut).logits.numpy() for stock in stocks], axis=1)
     batch = tokenizer(NEW, padding=True, truncation=True, return_tensors="pt")
     assert batch["attention_mask"].sum(dim=1).max() == 40
     vectors = np.random.default_rng(0).normal(size=(len(tokenizer), 5))
     table = fit_lexical(tokenizer, vectors, rows_of(np.arange(len(TEXTS)) % 3), 3)
     by_words = table(batch["input_ids"], batch["attention_mask"]).numpy()
-    committee = CommitteeForSequenceClassification.from_members(stocks, 1.3)
     add_table(committee, table, 0.5, 4.0, tokenizer.model_max_length)
     np.testing.assert_allclose(committee[0](**cut).logits.detach().numpy(), members[:, 0], atol=1e-5)
     votes = 0.5 * members + 4.0 * by_words[:, None]

@@ -54,7 +54,10 @@ def cluster(monkeypatch):
     found.shutdown()
 
 
-def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
+def test_what_a_run_raises_is_said_and_one_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
+    bad = Job("bad", job, Options(str(tmp_path / "bad"), fails=True))
+    with pytest.raises(UserError, match="The text is empty"):
+        run_jobs([bad], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))
     node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
     folders = [tmp_path / name for name in ("one", "two", "after")]
     one, two, after = (
@@ -81,9 +84,3 @@ def test_a_run_whose_node_is_killed_is_done_on_another(cluster, tmp_path):
     assert len(set(again[0])) == 2
     made = [(folder / "made.txt").stat().st_mtime_ns for folder in folders]
     assert made[2] == max(made)
-
-
-def test_what_a_run_raises_is_said(cluster, tmp_path):
-    bad = Job("bad", job, Options(str(tmp_path / "bad"), fails=True))
-    with pytest.raises(UserError, match="The text is empty"):
-        run_jobs([bad], 1, "Study", show=False, elsewhere=RayExecutor(cluster.address))

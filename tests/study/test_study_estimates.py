@@ -8,7 +8,6 @@ from scipy import stats
 from scipy.special import softmax
 
 from tlm_hf.data.overlap_subsets import KINDS
-from tlm_hf.models.combination_committee import combine
 from tlm_hf.study import estimates
 from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference
 from tlm_hf.study.execute import Record
@@ -90,17 +89,6 @@ def test_the_slope_is_that_of_numpys_polyfit(answers):
     by_seed = [np.polyfit(points, [ours[seed].mean() for ours in pretrained], 1)[0] for seed in range(4)]
     expected_t = stats.t.interval(0.95, 3, np.mean(by_seed), stats.sem(by_seed))
     assert (found.t_low, found.t_high) == pytest.approx(expected_t)
-
-
-def test_a_committee_decides_as_the_model_that_is_released():
-    import torch
-
-    generator = np.random.default_rng(2)
-    logits = generator.normal(size=(300, 5, 6)) * 2
-    labels = generator.integers(6, size=300)
-    order = [3, 0, 4]
-    released = combine(torch.from_numpy(logits[:, order]), "probabilities").numpy().argmax(axis=-1)
-    assert (committees_right(logits, labels, [order])[0] == (released == labels)).all()
 
 
 def test_the_accuracy_of_a_size_is_the_mean_over_all_committees_of_it():

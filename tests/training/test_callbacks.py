@@ -1,4 +1,4 @@
-"""`RunTrainer` by itself: signals, losses that are not finite; and the time budget."""
+"""`RunTrainer` by itself: signals, losses that are not finite, its clock; and the time budget."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tlm_hf.errors import Terminated, UserError
 from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.runs.output_folder import RESULTS_FILE
 from tlm_hf.training import callbacks, members, time_budget
-from tlm_hf.training.callbacks import LogRows, StepClock
+from tlm_hf.training.callbacks import WARM_STEPS, LogRows, StepClock
 from tlm_hf.training.time_budget import (
     BUDGET_FILE,
     TIMED_STEPS,
@@ -148,19 +148,31 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch)
     assert decide_steps(tmp_path, budget, lambda *rest: pytest.fail("it was decided"), started) == steps
 
 
-def test_time_within_time_is_booked_once(monkeypatch):
-    clock = types.SimpleNamespace(now=np.zeros(2))
-    monkeypatch.setattr(callbacks, "_now", lambda: clock.now.copy())
-    steps = StepClock()
-    for _ in range(5):
-        with steps.apart("evaluation"):
-            clock.now += 3
-            with steps.apart("evaluation"):
-                clock.now += 4
-        clock.now += 2
-        steps.on_step_end()
-    assert steps.seconds == [2.0, 2.0]
-    assert steps.apart_seconds["evaluation"] == 5 * 7
+def test_time_is_booked_where_it_was_spent(monkeypatch, tmp_path):
+    now = [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    clock = StepClock()
+    events = (TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState(), TrainerControl())
+    batch = {"input_ids": torch.ones(2, 3), "attention_mask": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    clock.on_train_begin(*events)
+    for step in range(WARM_STEPS + 2):
+        now[0] += 1  # loading the first pass
+        clock.count(batch)
+        now[0] += 12
+        clock.count(batch)
+        now[0] += 27
+        clock.on_step_end(*events)
+        if step == WARM_STEPS:
+            with clock.apart("evaluation"):
+                now[0] += 60
+                with clock.apart("evaluation"):  # of several sets
+                    now[0] += 40
+    found = clock.summary()
+    assert found["steps"] == 2
+    assert found["seconds"] == 80  # 2 x (1 + 12 + 27); the evaluation is left out
+    assert found["median_step_seconds"] == 40
+    assert found["tokens_per_second"] == 2 * 2 * 4 / 80
+    assert found["seconds_apart"] == {"evaluation": 100, "checkpoints": 0}
 
 
 def test_a_budget_for_no_step_is_refused(tokenizer, tmp_path):

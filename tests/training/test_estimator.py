@@ -58,8 +58,19 @@ def test_too_few_texts_are_refused():
 
 
 def test_three_texts_of_a_class_are_enough_and_a_missing_or_continuous_label_is_refused():
-    model = TLMClassifier(encoder=[str(shelf() / "encoder")], num_members=1, num_train_epochs=1.0)
+    options = {"encoder": str(shelf() / "encoder"), "num_members": 1, "num_train_epochs": 1.0}
+    model = TLMClassifier(**options, class_weights="balanced")
+    np.random.seed(5)  # noqa: NPY002
+    torch.manual_seed(5)
+    random.seed(5)
+    torch.set_num_threads(2)
     assert set(model.fit(TEXTS[:20], ["sea"] * 3 + ["farm"] * 17).classes_) == {"sea", "farm"}
+    # The caller's random numbers and threads are left as they were.
+    assert np.random.rand() == np.random.RandomState(5).rand()  # noqa: NPY002
+    assert random.random() == random.Random(5).random()
+    assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     for missing in (np.nan, None, pd.NA):
         with pytest.raises(UserError, match="y has no label at 1 "):
             model.fit(TEXTS[:6], ["sea", missing, "farm", "sea", "sea", "farm"])
@@ -83,17 +94,3 @@ def test_what_is_no_text_is_refused_and_blank_texts_are_left_out(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         TLMClassifier().fit([*TEXTS, " "], [*LABELS, "sea"])
     assert sorted(text for rows in seen[0].values() for text in rows["text"]) == sorted(TEXTS)
-
-
-def test_the_callers_random_numbers_and_threads_are_left_as_they_were():
-    np.random.seed(5)  # noqa: NPY002
-    torch.manual_seed(5)
-    random.seed(5)
-    torch.set_num_threads(2)
-    options = {"encoder": str(shelf() / "encoder"), "num_members": 1, "num_train_epochs": 1.0}
-    TLMClassifier(**options, class_weights="balanced").fit(TEXTS, LABELS)
-    assert np.random.rand() == np.random.RandomState(5).rand()  # noqa: NPY002
-    assert random.random() == random.Random(5).random()
-    assert torch.rand(()) == torch.rand((), generator=torch.Generator().manual_seed(5))
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)

@@ -1,7 +1,6 @@
 """`finetune --lora-rank`: adapters and their merged weights."""
 
 import contextlib
-import copy
 import json
 from pathlib import Path
 
@@ -10,10 +9,7 @@ import torch
 from helpers_commands import assert_equal_weights, killed_after, results_of, shelf, succeed, write_task
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
-
-from tlm_hf.training.finetune import add_adapter
 
 RANK = 3
 OPTIONS = ("--num-train-epochs", 4, "--batch-size", 8, "--learning-rate", 0.01, "--disable-tqdm", "--lora-rank", RANK)
@@ -93,20 +89,3 @@ def test_killed_run_continues_to_the_same_end(home):
     assert results_of(found)["best_step"] == results_of(expected)["best_step"] == 7
     assert results_of(found)["trainable_parameters"] == results_of(expected)["trainable_parameters"]
     assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
-
-
-def test_merged_copy_computes_what_the_adapted_one_does():
-    config = BertConfig(
-        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3
-    )
-    torch.manual_seed(0)
-    adapted = add_adapter(BertForSequenceClassification(config).eval(), 2)
-    for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:
-            nn.init.normal_(parameter, std=10.0, generator=torch.Generator().manual_seed(len(name)))
-    ids = torch.randint(5, 30, (3, 7), generator=torch.Generator().manual_seed(1))
-    plain = copy.deepcopy(adapted).merge_and_unload()
-    assert type(plain) is BertForSequenceClassification
-    torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-5, rtol=0)
-    with adapted.disable_adapter():
-        assert (adapted(ids).logits - plain(ids).logits).abs().max() > 1e-3

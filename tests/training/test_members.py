@@ -11,18 +11,11 @@ from safetensors.torch import load_file
 
 from tlm_hf.errors import UserError
 from tlm_hf.training.members import choose_workers, finetune_members, pretrain_members
+from tlm_hf.training.pretrain import pretrain
 
 SEED = 5
 OPTIONS = {"size": "smoke", "max_steps": 6, "save_steps": 3, "eval_steps": 3, "batch_size": 8, "dropout": 0.1}
 OPTIONS |= {"seed": SEED, "num_threads": 1, "disable_tqdm": True}
-
-
-def words_of(options: dict) -> list[str]:
-    words = []
-    for name, value in options.items():
-        option = f"--{name.replace('_', '-')}"
-        words += [option] if value is True else [option, str(value)]
-    return words
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +27,7 @@ def home(tmp_path_factory) -> Path:
         pretrain_members(num_members=2, workers=2, output_dir="together", corpus="corpus.txt", cased=True, **OPTIONS)
         for index in range(2):
             own = {"seed": SEED + index, "tokenizer": "together/tokenizer", "output_dir": f"alone-{index}"}
-            succeed("pretrain", "--corpus", "corpus.txt", *words_of(OPTIONS | own))
+            pretrain(corpus="corpus.txt", **OPTIONS | own)
         yield folder
 
 
@@ -61,7 +54,7 @@ def test_members_side_by_side_are_those_trained_alone(home):
 
 
 def test_the_tokenizer_is_the_one_that_a_run_alone_trains(home, tmp_path):
-    succeed("pretrain", "--corpus", "corpus.txt", *words_of(OPTIONS | {"output_dir": tmp_path / "run"}))
+    pretrain(corpus="corpus.txt", output_dir=str(tmp_path / "run"), **OPTIONS)
     assert_equal_weights(tmp_path / "run", home / "together" / "member-0")
 
 

@@ -69,15 +69,21 @@ def test_a_corpus_of_short_texts_is_used_whole(tmp_path, log):
     assert results["held_out"]["loss"] > 0
 
 
-def test_texts_that_fine_tuning_cuts_are_said(tmp_path, log):
-    pretrain(corpus="docstrings", num_texts=100, max_steps=2, output_dir=str(tmp_path / "encoder"), **QUICK)
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("texts") / "encoder")
+    pretrain(corpus="docstrings", num_texts=100, max_steps=2, output_dir=folder, **QUICK)
+    return folder
+
+
+def test_texts_that_fine_tuning_cuts_are_said(encoder, tmp_path, log):
     rows = labelled_rows(20)
     rows[0]["text"] *= 20
     results = finetune(
-        model=str(tmp_path / "encoder"), task=datasets.Dataset.from_list(rows), max_length=30, num_train_epochs=0.1,
+        model=encoder, task=datasets.Dataset.from_list(rows), max_length=30, num_train_epochs=0.1,
         output_dir=str(tmp_path / "out"), disable_tqdm=True, num_threads=1,
     )  # fmt: skip
-    lengths = tokens_of(tmp_path / "encoder", [row["text"] for row in rows])
+    lengths = tokens_of(encoder, [row["text"] for row in rows])
     longer = [length for length in lengths if length > 30]
     facts = results["text_facts"]
     assert (facts["texts"], facts["longer"]) == (len(rows), len(longer))
@@ -106,17 +112,16 @@ def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
     assert not (tmp_path / "no").exists()
 
 
-def test_words_beyond_what_members_read_tell_the_class(tmp_path, log):
-    pretrain(corpus="docstrings", num_texts=100, max_steps=2, output_dir=str(tmp_path / "encoder"), **QUICK)
+def test_words_beyond_what_members_read_tell_the_class(encoder, tmp_path, log):
     rng = random.Random(0)
     beginnings = [" ".join(rng.choices("abcdefgh", k=50)) for _ in range(30)]
     rows = [{"text": f"{text} {kind}", "label": kind} for text in beginnings for kind in ("array", "string")]
-    assert min(tokens_of(tmp_path / "encoder", [row["text"] for row in rows])) > 32
+    assert min(tokens_of(encoder, [row["text"] for row in rows])) > 32
     accuracies, longer = [], "60 of 60 texts are longer than 32 tokens and are cut"
     for length in (None, 32):
         folder = tmp_path / f"length-{length}"
         _, results = train_committee(
-            datasets.Dataset.from_list(rows), num_members=1, encoder=[str(tmp_path / "encoder")], max_length=length,
+            datasets.Dataset.from_list(rows), num_members=1, encoder=[encoder], max_length=length,
             num_train_epochs=0.1, workers=1, output_dir=str(folder),
         )  # fmt: skip
         share = f"({results['text_facts']['share_beyond']:.1%} of all tokens)"

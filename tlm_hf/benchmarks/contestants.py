@@ -39,7 +39,6 @@ def _frozen(folder: Path, rows: Rows, *, knows_words: bool = False) -> Answer:
 
 
 def _tfidf(folder: Path, rows: Rows) -> Answer:
-    """scikit-learn with its defaults."""
     import joblib
 
     file = folder / "tfidf.joblib"

@@ -28,12 +28,12 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 from .. import runtime
 from ..data.tasks import load_task
 from ..errors import UserError, check_installed, check_range, first_line, refusing
-from ..evaluation.latency import alternating_medians, alternating_seconds, measure_seconds
+from ..evaluation.latency import alternating_medians, alternating_seconds
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
 from ..models.configuration_frozen import TABLE_DTYPES
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_committee import CommitteeForSequenceClassification
-from ..models.modeling_frozen import FrozenCommitteeForSequenceClassification, check_freezable
+from ..models.modeling_frozen import check_freezable
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
 from ..option_fields import option
 from ..recipes import build_config
@@ -150,7 +150,6 @@ def build_step_batch(arguments: StepArguments, vocab_size: int, length: int) -> 
 
 @cache
 def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], None]:
-    """What takes an optimizer step of this process's model."""
     torch.set_num_threads(threads)
     if side.keeps_memory:
         keep_freed_memory()
@@ -238,9 +237,7 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
     """Time frozen committees, in every runtime and precision, beside the committee and stock bert-6 (sdpa).
 
     Returns `rows`, one for each committee, batch size, `model` (bert-6, committee, frozen), `runtime` and `precision`:
-    `ms`; `ratio`, bert-6 over it; but for bert-6 `max_abs_diff` of the members' logits from the committee's; of a
-    frozen one `limit_ms`: its bytes at the measured bandwidth and its multiply-adds at the measured peak. Raises
-    UserError for an unknown recipe or size, a number out of range, or packages that are missing.
+    `ms`; `ratio`, bert-6 over it; but for bert-6 `max_abs_diff` of the members' logits. UserError for bad input.
     """
     if not arguments.batch_size or min(arguments.batch_size) < 1:
         raise UserError(f"--batch-size is {arguments.batch_size}: give values of at least 1.")
@@ -254,17 +251,14 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
             check_freezable([TLMForSequenceClassification(config)])
     check_installed(*NEEDED)
     threads, rows = arguments.set_threads(), []
-    memory, matrix = torch.ones(1 << 24), torch.ones(1024, 1024)
     with threadpool_limits(threads), torch.inference_mode(), TemporaryDirectory() as folder:
-        bandwidth = memory.nbytes / measure_seconds(memory.sum)
-        peak = matrix.numel() * len(matrix) / measure_seconds(lambda: matrix @ matrix)  # multiply-adds a second
         for size, count in tqdm(committees, desc="frozen"):
             models = _build_models(arguments.recipe, size, int(count), Path(folder, f"{size}-{count}"))
             config = models[DEEP].config
             for texts in arguments.batch_size:
                 batch = build_batch(config.vocab_size, texts, config.max_position_embeddings)
                 facts = {"size": size, "members": int(count), "batch_size": texts}
-                rows += [facts | row for row in _time_batch(models, batch, arguments.repeats, bandwidth, peak)]
+                rows += [facts | row for row in _time_batch(models, batch, arguments.repeats)]
     return finish(arguments, {"benchmark": "frozen", "rows": rows, "threads": threads})
 
 
@@ -285,7 +279,7 @@ def _build_models(recipe: str, size: str, count: int, folder: Path) -> dict[Vari
     return models
 
 
-def _time_batch(models: dict[Variant, Any], batch: Batch, repeats: int, bandwidth: float, peak: float) -> list[Json]:
+def _time_batch(models: dict[Variant, Any], batch: Batch, repeats: int) -> list[Json]:
     lengths = batch["attention_mask"].sum(dim=1)
     ids = [row[:end].tolist() for row, end in zip(batch["input_ids"], lengths, strict=True)]
     calls: dict[Variant, Callable[[], Any]] = {
@@ -302,20 +296,8 @@ def _time_batch(models: dict[Variant, Any], batch: Batch, repeats: int, bandwidt
             answer = calls[side]()
             logits = torch.from_numpy(answer) if side[1] == "numpy" else answer.member_logits.float()
             row["max_abs_diff"] = float((logits - exact).abs().max())
-        if side[0] == "frozen":
-            row["limit_ms"] = _limit(models["frozen", "torch", side[2]], batch, bandwidth, peak)
         rows.append(row)
     return rows
-
-
-def _limit(model: FrozenCommitteeForSequenceClassification, batch: Batch, bandwidth: float, peak: float) -> float:
-    """Least milliseconds for a batch: bytes over bandwidth and multiply-adds over peak."""
-    texts, tokens = len(batch["input_ids"]), int(batch["attention_mask"].sum())
-    weights = [value for name, value in model.named_parameters() if name.endswith(".weight") and value.dim() == 3]
-    rows = [model.values[0].nbytes, model.scores[0].nbytes, 4 * model.config.num_members]
-    size = sum(weight.nbytes for weight in weights) + tokens * sum(rows)
-    products = texts * sum(weight.numel() for weight in weights) + 2 * tokens * model.values[0].numel()
-    return 1000 * (size / bandwidth + products / peak)
 
 
 @dataclass

@@ -91,7 +91,6 @@ class Parser(HfArgumentParser):
         return vars(namespace)
 
     def _read_config(self, file: str) -> list[str]:
-        """A YAML file as words of a command line."""
         try:
             options = read_yaml(Path(file).expanduser()) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

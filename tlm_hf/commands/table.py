@@ -65,9 +65,7 @@ COMMANDS = {
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
     "release stage": Command("models, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
     "release verify": Command("check the staged folders in a fresh process", RELEASE, TABLE, ("output_dir",)),
-    "release push": Command(
-        "push the verified release to the Hub, whole or not at all", RELEASE, TABLE, ("output_dir",)
-    ),
+    "release push": Command("push the verified release, whole or not at all", RELEASE, TABLE, ("output_dir",)),
     "release status": Command("what the Hub has of the staged folders", RELEASE, TABLE, ("output_dir",)),
     "benchmark pretraining": Command("one step of pre-training against stock BERT's", STEP, STEP_RATIOS),
     "benchmark finetuning": Command("one step of fine-tuning against stock BERT's", STEP, STEP_RATIOS),

@@ -1,6 +1,5 @@
 """Pre-training corpora: `docstrings` (embedded), `wikipedia`, any local text, any Hub data set, any loaded table."""
 
-import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -131,5 +130,5 @@ def _choose(
 
 def corpus_hash(corpus: datasets.DatasetDict) -> str:
     """SHA-256 over the training texts, then the held-out texts."""
-    texts = (sources.each_text(corpus[split]["text"]) for split in ("train", "validation"))
-    return sources.text_hash(itertools.chain.from_iterable(texts))
+    splits = (corpus[split]["text"] for split in ("train", "validation"))
+    return sources.text_hash(text for texts in splits for text in sources.each_text(texts))

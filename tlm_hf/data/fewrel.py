@@ -12,7 +12,6 @@ from .tables import Row, TaskSource
 
 ENTITY_MARKERS = ("[E1]", "[/E1]", "[E2]", "[/E2]")  # before and after the head, and before and after the tail
 MARKINGS = ("none", "text")  # no markers; markers that are ordinary text, which any tokenizer splits
-NAMES_FILE = "pid2name.json"
 
 
 def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
@@ -40,7 +39,7 @@ def read_fewrel(path: str | Path, entity_markers: str = "none") -> TaskSource:
             text = key if entity_markers == "none" else _joined(_marked(item, where))
             rows.append(Row(text, label, f"{pid}/{number}", key))
             labels[key.casefold()].add(label)
-    source = TaskSource({"train": []}, _names(file.with_name(NAMES_FILE), pids))
+    source = TaskSource({"train": []}, _names(file.with_name("pid2name.json"), pids))
     for row in rows:
         sentence = row.key.casefold()
         if sentence and len(labels[sentence]) == 1 and sentence not in seen:

@@ -29,7 +29,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     if not labels and problem_type is None and isinstance(table.label_feature, datasets.List):
         logger.warning("Note: labels of %s are lists: a text may have several (--problem-type multi).", table.name)
         kind = MULTI
-    source = TaskSource({split: [] for split in table.splits}, [], problem_type=kind)
+    source = TaskSource({split: [] for split in table.source.splits}, [], problem_type=kind)
     numbers = _read_numbers(source, table) if kind == REGRESSION else _read_classes(source, table, list(labels))
     names, is_guess = source.names, problem_type is None and not labels and kind == SINGLE
     if is_guess and are_amounts(names):
@@ -38,7 +38,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     if is_guess and (len(joined) > len(names) / 2 or any(set(name.split("|")) & set(names) for name in joined)):
         logger.warning("Note: labels such as %s are one class each; --problem-type multi splits at |.", joined[0])
     labels_of: dict[str, set[Any]] = defaultdict(set)
-    for split, rows in table.splits.items():
+    for split, rows in table.source.splits.items():
         columns = []
         for column in filter(None, (table.text, table.pair)):
             columns.append([(cell.strip() or None) if isinstance(cell, str) else None for cell in rows[column][:]])
@@ -70,7 +70,7 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
         known = [label for part in parts if (label := label_of(part, bool(names))) is not None]
         return [names.index(label) if label in names else label for label in known]
 
-    cells = {split: rows[table.label][:] for split, rows in table.splits.items()}
+    cells = {split: rows[table.label][:] for split, rows in table.source.splits.items()}
     labels = {split: [labels_in(cell) for cell in of_split] for split, of_split in cells.items()}
     for split, of_split in labels.items():
         if not several:
@@ -134,7 +134,7 @@ def _joined_spellings(cells: list[Any]) -> list[str]:
 def _read_numbers(source: TaskSource, table: Table) -> dict[str, list[float | None]]:
     source.names = [VALUE]
     numbers: dict[str, list[float | None]] = {}
-    for split, rows in table.splits.items():
+    for split, rows in table.source.splits.items():
         numbers[split] = []
         for row, cell in enumerate(rows[table.label][:]):
             try:

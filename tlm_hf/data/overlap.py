@@ -88,10 +88,7 @@ def jensen_shannon_bits(corpus: np.ndarray, task: np.ndarray) -> float:
 
 
 def measure_overlap(corpus: np.ndarray, task: np.ndarray, min_count: int = MIN_COUNT) -> dict[str, float]:
-    """The fields of `Overlap` from two token counts of one tokenizer, (vocab_size,); UserError for a side without any.
-
-    The coverages are the shares of the task's types, and of its occurrences, that the corpus has `min_count` times.
-    """
+    """The fields of `Overlap` from two token counts of one tokenizer, (vocab_size,); UserError for an empty side."""
     if min_count < 1:
         raise UserError(f"min_count is {min_count}: a token must be seen at least 1 time to count as covered.")
     divergence = jensen_shannon_bits(corpus, task)  # refuses sides without tokens

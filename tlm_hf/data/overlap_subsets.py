@@ -8,15 +8,13 @@ Scores are sums of integers (derivatives in units of 2^-20 bits), so the order o
 """
 
 from collections.abc import Sequence
-from typing import Any
 
-import datasets
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from ..errors import UserError
-from .overlap import count_tokens, encode_texts, jensen_shannon_bits
-from .sources import ID, seeded_order
+from .overlap import count_tokens, jensen_shannon_bits
+from .sources import seeded_order
 
 KINDS = ("high", "random", "low")
 TOLERANCE = 0.01  # the largest subset has at most so many more tokens (as a share) than the smallest
@@ -61,21 +59,6 @@ def select_subsets(
             raise UserError(f"The lengths of the texts are {uneven}: ask for more texts, or a smaller max_length.")
         strata = min(num_texts, 2 * strata)
     return {kind: chosen[np.argsort(rank[chosen])] for kind, chosen in choices.items()}
-
-
-def overlap_subsets(
-    corpus: datasets.Dataset,
-    task: datasets.Dataset,
-    tokenizer: Any,
-    num_texts: int,
-    max_length: int | None = None,
-    seed: int = 0,
-) -> dict[str, datasets.Dataset]:
-    """Three subsets of a corpus (`text`, `id`) by a training split; raises as `select_subsets`."""
-    texts = list(corpus["text"])
-    task_counts = count_tokens(encode_texts(list(task["text"]), tokenizer, max_length))
-    subsets = select_subsets(encode_texts(texts, tokenizer, max_length), texts, task_counts, num_texts, seed=seed)
-    return {kind: corpus.select_columns(["text", ID]).select(indices) for kind, indices in subsets.items()}
 
 
 class _Chooser:

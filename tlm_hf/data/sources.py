@@ -249,10 +249,8 @@ def check_column(table: datasets.Dataset, column: str, name: str, flag: str) -> 
     """Raise UserError unless `table` has `column`, in UTF-8; `flag` is the option that names another."""
     if column not in table.column_names:
         raise UserError(f"{name!r} has no column {column!r} (it has {listed(table.column_names)}): set {flag}.")
-    try:
+    with refusing(f"Column {column!r} of {name!r} is not UTF-8", "save it as UTF-8", pa.ArrowInvalid):
         table.data.column(column).validate(full=True)  # parquet does not check
-    except pa.ArrowInvalid as error:
-        raise UserError(f"Column {column!r} of {name!r} is not UTF-8: save it as UTF-8.") from error
 
 
 def in_batches(texts: Iterable[Any]) -> Iterator[list[Any]]:

@@ -62,7 +62,6 @@ class Table:
     name: str
     text: str
     label: str
-    splits: dict[str, datasets.Dataset]
     pair: str | None
     label_feature: Any  # type of the column of labels
 
@@ -92,7 +91,7 @@ class Table:
         kinds = {split: rows.features[label] for split, rows in splits.items()}
         if len({names for each in kinds.values() if (names := class_names_in(each)) is not None}) > 1:
             raise UserError(f"The splits of {name!r} {OTHER_CLASSES.format(label)}")
-        return cls(source, name, text, label, splits, pair, next(iter(kinds.values())))
+        return cls(source, name, text, label, pair, next(iter(kinds.values())))
 
 
 def without_rare_classes(source: TaskSource, drop: int, merge: int) -> None:

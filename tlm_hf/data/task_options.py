@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..errors import UserError
+from ..errors import UserError, refusing
 from ..option_fields import option
 
 TABLE_OPTIONS = ("encoding", "quoting", "drop_rare_classes", "merge_rare_classes", "problem_type", "text_pair_column")
@@ -26,10 +26,9 @@ class TextFormat:
     def __post_init__(self) -> None:
         if self.quoting not in QUOTING:
             raise UserError(f"--quoting is {self.quoting!r}: choose {', '.join(QUOTING)}.")
-        try:
+        remedy = "give a name such as cp1252 or utf-16"
+        with refusing(f"--encoding {self.encoding} is unknown", remedy, LookupError, ValueError):
             "".encode(self.encoding or "utf-8")
-        except (LookupError, ValueError) as error:
-            raise UserError(f"--encoding {self.encoding} is unknown: give a name such as cp1252 or utf-16.") from error
 
 
 PLAIN = TextFormat()  # UTF-8 (or UTF-16 with a byte-order mark), with quotation marks as usual

@@ -12,7 +12,6 @@ from ..runs.atomic_files import Json
 from .docstrings import PER_LABEL, read_docstrings
 from .fewrel import MARKINGS, read_fewrel
 from .kinds import MULTI, PAIR, REGRESSION, SINGLE, label_feature
-from .kinds import class_names as class_names
 from .labels import read_rows
 from .near_duplicates import drop_leaking
 from .sources import ID, Source, data_root, left_out, read_source, text_hash

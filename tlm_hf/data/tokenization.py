@@ -97,11 +97,9 @@ def _choose_alphabet(letters: Mapping[str, int], normalizer: normalizers.Normali
 
 def read_vocabulary(path: Path) -> dict[str, int]:
     """Token to id of a `vocab.txt`: one token a line, its id is the line's number from 0; may raise UserError."""
-    try:
+    with refusing(f"The vocabulary {path} is not UTF-8 text", "give a vocab.txt or a folder", UnicodeDecodeError):
         # A token may be a line break of Unicode, so lines end at "\n" only ("\r\n" is read as "\n").
         tokens = path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"The vocabulary {path} is not UTF-8 text: give a vocab.txt or a folder.") from error
     missing = [token for token in SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise UserError(f"The vocabulary {path} lacks {', '.join(missing)}: give a BERT vocab.txt or a folder.")
@@ -229,12 +227,7 @@ class TextFacts:
 
     @classmethod
     def of_task(
-        cls,
-        task: datasets.DatasetDict,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        limit: int,
-        words: int | None = None,
+        cls, task: datasets.DatasetDict, tokenizer: Any, max_length: int, limit: int, words: int | None = None
     ) -> "TextFacts":
         """Of the texts of all splits, with warnings of what is cut or unknown; `limit` as of `warn_of_cut`."""
         texts = as_one_text([text for split in task.values() for text in texts_of(split)])
@@ -286,8 +279,7 @@ class Windows(Sequence[np.ndarray]):
     """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
 
     With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
-    `shortest` are joined in their order; without, the former are cut and the latter left out. `lengths` are those of
-    the windows, int64 (windows,).
+    `shortest` are joined in their order; without, the former are cut and the latter left out. `lengths` are int64.
     """
 
     def __init__(

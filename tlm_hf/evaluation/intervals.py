@@ -11,7 +11,6 @@ from scipy.stats import binomtest, rankdata
 from ..models.combination_committee import REGRESSION, SINGLE
 
 DRAWS, AT_ONCE = 1000, 50
-PERCENTILES = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Interval:
     @classmethod
     def of_draws(cls, values: np.ndarray) -> "Interval":
         """Of the value of the texts themselves, and those of the draws, (1 + draws,)."""
-        return cls(float(values[0]), *map(float, np.percentile(values[1:], PERCENTILES)))
+        return cls(float(values[0]), *map(float, np.percentile(values[1:], (2.5, 97.5))))
 
 
 def draw_scores(

@@ -38,15 +38,10 @@ def alternating_medians(functions: Mapping[Key, Callable[[], object]], rounds: i
     return {name: statistics.median(values) for name, values in alternating_seconds(functions, rounds).items()}
 
 
-class Watch:
-    """Tells whether other programs used the core of this process since the watch was made."""
-
-    def __init__(self) -> None:
-        self._wall, self._processor = time.perf_counter(), time.process_time()
-
-    def is_busy(self) -> bool:
-        """True if they did."""
-        return time.process_time() - self._processor < IDLE_SHARE * (time.perf_counter() - self._wall)
+def watch() -> Callable[[], bool]:
+    """A function that tells whether other programs have used the core of this process since."""
+    wall, processor = time.perf_counter(), time.process_time()
+    return lambda: time.process_time() - processor < IDLE_SHARE * (time.perf_counter() - wall)
 
 
 def classifier_latency(

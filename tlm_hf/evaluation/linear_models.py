@@ -93,11 +93,8 @@ def load_sentence_encoder() -> Any:
 def choose_linear(inputs: dict[str, Any], task: datasets.DatasetDict, final: dict[str, Any] | None = None) -> Json:
     """`classifier` and `C` of the best validation score, metrics on test, and `logits` of both (texts, classes).
 
-    Args:
-        inputs: features (texts, features) of each split.
-        task: has the labels.
-        final: `train`, features of training and validation rows together, on which the chosen model is fitted again
-            (as scikit-learn's `refit`), and `test`, of which that model's logits are.
+    `inputs` are features (texts, features) of each split of the task. With `final`, those of training and validation
+    rows together as `train` and of `test`, the chosen model is fitted again on both, as by scikit-learn's `refit`.
     """
     labels, problem_type = {split: labels_of(task[split]) for split in task}, problem_of(task)
     metric = HEADLINE[problem_type]

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig
 from ..data.sources import check_column, read_source, tables_in
 from ..data.tables import find_text
 from ..data.task_options import TextFormat
-from ..errors import UserError, check_range, flag
+from ..errors import UserError, check_range, flag, refusing
 from ..export import freeze_if_possible, load_for_inference
 from ..loading import COMMITTEES, load_classifier_tokenizer, warn_of_pairs
 from ..models.combination_committee import MULTI, REGRESSION, combine, uncertainty
@@ -111,10 +111,7 @@ def predict_command(arguments: PredictArguments) -> Json:
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
     if bool(arguments.texts) == (arguments.input is not None):
-        fault = (
-            "takes --texts or --input, not both" if arguments.texts else "needs --texts or --input, a table or lines"
-        )
-        raise UserError(f"predict {fault}.")
+        raise UserError("predict takes either --texts or --input, a table or lines: give one of them.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else output_file(arguments.output)
@@ -206,10 +203,7 @@ def _rounded(value: float) -> float:
 
 
 def _read_input(arguments: PredictArguments) -> tuple[pa.Table, str, Callable[[int], str]]:
-    """All rows, with the file or split that they are of where there are several; their column of text, as a task's.
-
-    And a function that says where a row is, as editors do.
-    """
+    """All rows (with their file or split, of several), their column of text, and what says where a row is."""
     if arguments.input is None:
         return pa.table({"text": arguments.texts}), "text", lambda row: f"text {row + 1}"
     path, files = Path(arguments.input).expanduser(), {arguments.input: arguments.input}
@@ -230,10 +224,8 @@ def _read_input(arguments: PredictArguments) -> tuple[pa.Table, str, Callable[[i
         if len(parts) > 1:
             table = table.append_column(title, pa.array([name if is_folder else split] * len(table)))
         tables.append(table.replace_schema_metadata(None))
-    try:
+    with refusing(f"The tables of {arguments.input!r} differ in their columns", "name one", pa.ArrowException):
         whole = pa.concat_tables(tables, promote_options="default")
-    except pa.ArrowException as error:
-        raise UserError(f"The tables of {arguments.input!r} differ in their columns: name one ({error}).") from error
     starts = np.cumsum([0, *map(len, tables)])
 
     def place(row: int) -> str:

@@ -85,8 +85,7 @@ def predict_logits(
 ) -> tuple[np.ndarray, int]:
     """Logits float32 (n, classes) of n texts or pairs, and how many were cut to the tokenizer's `model_max_length`.
 
-    Pairs are cut to what members read. With `member_logits` they are those of a committee's members, (n, members,
-    classes).
+    Pairs are cut to what members read. With `member_logits` they are (n, members, classes), of a committee.
     """
     model.eval()
     are_pairs = len(texts) > 0 and not isinstance(texts[0], str)

@@ -21,8 +21,7 @@ def push(
     """Bring the Hub to a staged and verified release; `dry_run` only says what would go up (`describe_changes`).
 
     Where one branch must not be sent, nothing is. A repository is at its old commit or at its new one, never between.
-    New repositories are private unless `public`. Raises UserError for a release that is not verified or not newer, that
-    the Hub refuses, and, unless `overwrite`, for what others changed.
+    New repositories are private unless `public`. Raises UserError for what must not be sent, or the Hub refuses.
     """
     staged = read_verified(output_dir)
     hub = hub or Hub()
@@ -35,7 +34,7 @@ def push(
     for place, repository in enumerate(staged.repositories, start=1):
         logger.info("%d of %d: %s", place, len(staged.repositories), repository.repo_id)
         branches = [change for change in changes if change.where in repository.tree]
-        commits += _push_repository(hub, staged, repository, branches, overwrite)
+        commits += _push_one(hub, staged, repository, branches, overwrite)
     for repository in staged.repositories if public else []:
         if hub.repo_info(repository.repo_id, repo_type=repository.repo_type).private:
             hub.update_repo_settings(repository.repo_id, repo_type=repository.repo_type, private=False)
@@ -49,9 +48,7 @@ def status(output_dir: str, *, hub: Hub | None = None) -> Json:
     return describe_changes(compare_all(hub or Hub(), read_staged(output_dir)))
 
 
-def _push_repository(
-    hub: Hub, staged: StagedRelease, repository: Repository, changes: list[Change], overwrite: bool
-) -> int:
+def _push_one(hub: Hub, staged: StagedRelease, repository: Repository, changes: list[Change], overwrite: bool) -> int:
     """Bring a repository to what was staged; returns how many commits that took."""
     repo_id, repo_type, tag = repository.repo_id, repository.repo_type, f"v{staged.version}"
     if changes[-1].head is None:

@@ -50,7 +50,6 @@ def read_verified(output_dir: str) -> StagedRelease:
 
 
 def _open(staged: StagedRelease, repository: Repository) -> dict[str, list[str]]:
-    """The checks that a repository passed, by folder."""
     with tempfile.TemporaryDirectory(prefix="tlm-verify-") as home:
         report = Path(home, "report.json")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_VARIABLES)}

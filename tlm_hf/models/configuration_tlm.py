@@ -25,11 +25,6 @@ AUTO_MAP = {  # every class, not only the saved one: a masked-language-model fol
     "AutoModelForSequenceClassification": "modeling_tlm.TLMForSequenceClassification",
 }
 
-STOCK_ARCHITECTURES = {
-    "TLMModel": "BertModel",
-    "TLMForMaskedLM": "BertForMaskedLM",
-    "TLMForSequenceClassification": "BertForSequenceClassification",
-}
 STOCK_HEADS = ("ForTokenClassification", "ForQuestionAnswering")  # which we do not have
 CONVOLUTION_FIELDS = ("conv_channels", "conv_kernel_sizes", "conv_sees_padding")
 
@@ -119,7 +114,7 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
         if not self.has_convolution:
             saved = {name: value for name, value in saved.items() if name not in CONVOLUTION_FIELDS}
             saved["model_type"] = "bert"
-            saved["architectures"] = [STOCK_ARCHITECTURES.get(name, name) for name in saved.get("architectures") or []]
+            saved["architectures"] = [name.replace("TLM", "Bert") for name in saved.get("architectures") or []]
         return saved
 
 

@@ -25,10 +25,7 @@ def hash_pairs(ids: Any, buckets: int) -> Any:
 
 
 def hash_words(ids: Tensor, continues: Tensor, buckets: int) -> tuple[Tensor, Tensor]:
-    """Buckets (batch, sequence) of the words that tokens belong to, and where one of several tokens starts.
-
-    Both `ids` and `continues`, which is 1 or 0 of each token, are (batch, sequence).
-    """
+    """Buckets of the words that tokens belong to, and where one of several tokens starts; all (batch, sequence)."""
     continues = continues.long()  # in half precision sums beyond 256 are not exact
     word = (1 - continues).cumsum(dim=1)  # its number in the text, from 0 or 1
     of_words = ids.new_zeros(len(ids), ids.shape[1] + 1).scatter_add(1, word, ids * ids * MULTIPLIER % PRIME)
@@ -42,8 +39,7 @@ def first_tokens(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """What members read of texts that the table reads whole: at most `longest` tokens, the last one as the text has it.
 
-    Ids, mask and token types are (batch, sequence). Raises ValueError where a text must be cut and is padded on the
-    left, or a pair.
+    Ids, mask and types are (batch, sequence). Raises ValueError for a cut text that is padded on the left, or a pair.
     """
     length, is_traced = ids.shape[1], torch.compiler.is_compiling()
     if length <= longest and not is_traced:

@@ -1,10 +1,6 @@
 # Copyright 2026 The tlm_hf contributors.  # trf-ignore: TRF028
 # SPDX-License-Identifier: Apache-2.0
-"""Soft committee: several independently trained encoders whose class probabilities (or values) are averaged.
-
-`logits` are log p / temperature with p(y|x) the mean over the members k of softmax(z_k), so softmax(logits) is the
-committee's calibrated probability and `pipeline("text-classification")` shows it (arXiv 2507.14871, "soft committee").
-"""
+"""Soft committee: independently trained encoders whose logits are joined as `combination_committee` says."""
 
 import copy
 import os

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from ..data.tokenization import load_tokenizer
-from ..errors import UserError, first_line
+from ..errors import UserError, first_line, refusing
 from ..loading import WEIGHTS, check_folder
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
@@ -54,8 +54,7 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     """Import a checkpoint of the paper's authors: `FOLDER OUTPUT`, which is whole or absent.
 
     A convolution model is written with `conv_sees_padding`: it pads every text to `max_position_embeddings` by itself,
-    so batching changes no output. Returns `output`, `model` (its class), `parameters`, `labels` of a classifier, and
-    `notes`, a sentence each.
+    so batching changes no output. Returns `output`, `model` (its class), `parameters`, `labels` and `notes`.
     """
     if not arguments.folder or not arguments.output_dir:
         raise UserError("import-paper-weights needs FOLDER (a checkpoint of the authors) and OUTPUT (a new folder).")
@@ -75,17 +74,14 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     elif len(tokenizer) > size:
         words = f"The tokenizer of {source} has {len(tokenizer)} tokens but the checkpoint {size}"
         raise UserError(f"{words}: name the one that it was trained with (--tokenizer).")
-    try:
-        with whole_folder(output) as draft:
-            model.save_pretrained(draft)
-            if tokenizer is not None:
-                tokenizer.model_max_length = model.config.max_position_embeddings
-                tokenizer.save_pretrained(draft)
-            if output.is_dir():
-                output.rmdir()  # an error where it is not empty
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"The output {output} cannot be written ({reason}): name another folder.") from error
+    unwritable = refusing(f"The output {output} cannot be written", "name another folder", OSError, SafetensorError)
+    with unwritable, whole_folder(output) as draft:
+        model.save_pretrained(draft)
+        if tokenizer is not None:
+            tokenizer.model_max_length = model.config.max_position_embeddings
+            tokenizer.save_pretrained(draft)
+        if output.is_dir():
+            output.rmdir()  # an error where it is not empty
     results = {"output": str(arguments.output_dir), "model": type(model).__name__, "parameters": model.num_parameters()}
     if isinstance(model, TLMForSequenceClassification):
         results["labels"] = list(model.config.id2label.values())
@@ -155,11 +151,9 @@ def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: in
         values |= {"id2label": names, "label2id": {name: int(index) for index, name in names.items()}}
     elif labels:
         values["num_labels"] = labels[0]
-    try:
+    unfit, remedy = f"The config.json of {folder} cannot be read", "restore it from where it came"
+    with refusing(unfit, remedy, StrictDataclassError, say=lambda error: first_line(error.__cause__ or error)):
         return TLMConfig(**values, pad_token_id=pad_token_id)
-    except StrictDataclassError as error:
-        reason = first_line(error.__cause__ or error)
-        raise UserError(f"The config.json of {folder} cannot be read: {reason}.") from error
 
 
 def _authors_name(name: str, has_block: bool) -> str:

@@ -7,13 +7,14 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import filelock
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, refusing
 
 os.umask(UMASK := os.umask(0))  # it can only be read by setting it
 Json: TypeAlias = dict[str, Any]  # a JSON object on its way from or to a file
@@ -21,33 +22,27 @@ Json: TypeAlias = dict[str, Any]  # a JSON object on its way from or to a file
 
 def read_json(path: str | Path) -> Json:
     """Read a file that holds one JSON object; UserError where it is missing, unreadable, or holds something else."""
-    try:
+    unreadable = refusing(f"{path} cannot be read", "check the path", OSError, say=attrgetter("strerror"))
+    with unreadable, refusing(f"{path} is not JSON", "write it again or name another file", ValueError):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the path.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): write it again or name another file.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object: write it again or name another file.")
     return content
 
 
-def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; besides PyYAML's errors YAMLError for a key that one section has twice."""
-    text, seen = path.read_text(encoding="utf-8"), set()
-    nodes: list[Any] = [yaml.compose(text, yaml.SafeLoader)]
-    while nodes:
-        node = nodes.pop()
-        if id(node) in seen or not isinstance(node, yaml.CollectionNode):  # an anchor is met again
-            continue
-        seen.add(id(node))
-        keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-        nodes += [value for _, value in node.value] if keys else node.value
-        names = [(key.tag, key.value) for key in keys if not key.tag.endswith(":merge")]
+class _UniqueKeys(yaml.SafeLoader):
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        names = [(key.tag, key.value) for key, _ in node.value if not key.tag.endswith(":merge")]
         for tag, name in names:
             if names.count((tag, name)) > 1:
                 raise yaml.YAMLError(f"line {node.start_mark.line + 1}: a section has {name!r} twice")
-    return yaml.safe_load(text)
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds; besides PyYAML's errors YAMLError for a key that one section has twice."""
+    return yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
 
 
 @contextlib.contextmanager
@@ -118,22 +113,20 @@ def whole_folder(destination: Path) -> Iterator[Path]:
 
 def flush(path: Path) -> None:
     """Flush one file, or the names in one folder, to disk."""
-    if os.name == "nt" and path.is_dir():  # Windows flushes names by itself and opens no folders
-        return
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def lock(path: Path) -> filelock.BaseFileLock:
-    """Lock a file, which the system frees when this process dies; filelock.Timeout where another process holds it."""
+def lock(path: Path, option: str) -> filelock.BaseFileLock:
+    """Lock a file, which the system frees when this process dies; UserError where another process holds it."""
     holder = filelock.FileLock(path, is_singleton=True)
     try:
         holder.acquire(blocking=False)
     except filelock.Timeout:
-        raise
+        raise UserError(f"Another process works in {path.parent}: wait, or choose another {option}.") from None
     except (NotImplementedError, OSError):  # no locks on this file system
         pass
     return holder

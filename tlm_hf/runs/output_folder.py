@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from ..errors import UserError, shown
+from ..errors import UserError, refusing, shown
 from .atomic_files import Json, flush_tree, lock, read_json, write_json
 from .checkpoints import DAMAGED, PARTIAL, list_checkpoints, writing
 from .provenance import commit, portable, provenance
@@ -57,20 +58,15 @@ class Run:
             logger.info("%s is finished: what was found then follows.", self.folder)
             self._remove_checkpoints()  # killed between its results and this
             return
-        try:
-            self._lock = lock(self.folder / LOCK)
-        except filelock.Timeout:
-            raise UserError(f"Another process works in {self.folder}: wait, or choose another --output-dir.") from None
+        self._lock = lock(self.folder / LOCK, "--output-dir")
         if not begun:
             write_json(record, {"kind": kind, "settings": self.settings})
 
     def _make_folder(self) -> None:
-        try:
+        unusable = f"The output folder {self.folder} cannot be used", "choose another --output-dir"
+        with refusing(*unusable, OSError, say=attrgetter("strerror")):
             self.folder.mkdir(parents=True, exist_ok=True)
             names = [path.name for path in self.folder.iterdir() if not path.name.endswith(HARMLESS)]
-        except OSError as error:
-            why = f"{self.folder} cannot be used ({error.strerror})"
-            raise UserError(f"The output folder {why}: choose another --output-dir.") from error
         if names and (is_main_process() or names != [RUN_FILE]):  # process 0 of this very run may have been faster
             raise UserError(f"{self.folder} holds other files and no {RUN_FILE}: choose an empty or new --output-dir.")
 

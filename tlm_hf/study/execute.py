@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from ..benchmarks.speed import build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
-from ..data.overlap_subsets import KINDS, overlap_subsets
+from ..data.overlap_subsets import select_subsets
 from ..data.sources import text_hash
 from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
@@ -102,14 +102,15 @@ def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
     def count(split: datasets.Dataset) -> np.ndarray:
         return count_tokens(encode_texts(list(split["text"]), tokenizer, length))
 
+    texts = list(corpus["train"]["text"])
+    tokens_of_texts = encode_texts(texts, tokenizer, length)
     measures: dict[str, Json] = {name: {} for name in settings["tasks"]}
     for name, options in settings["tasks"].items():
         task = load_task(name, root=root, **options)
-        choice = settings["num_texts"], length, settings.get("seed", 0)
-        subsets = overlap_subsets(corpus["train"], task["train"], tokenizer, *choice)
         counts = {split: count(task[split]) for split in ("train", "test")}
-        for kind in KINDS:
-            target, subset = folder / f"{name}-{kind}", subsets[kind]
+        choice = counts["train"], settings["num_texts"]
+        for kind, places in select_subsets(tokens_of_texts, texts, *choice, seed=settings.get("seed", 0)).items():
+            target, subset = folder / f"{name}-{kind}", corpus["train"].select_columns(["text", "id"]).select(places)
             target.mkdir(exist_ok=True)
             subset.to_parquet(target / "train.parquet")
             corpus["validation"].select_columns(["text", "id"]).to_parquet(target / "validation.parquet")

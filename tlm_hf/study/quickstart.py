@@ -17,7 +17,7 @@ from ..data.tasks import load_task, task_hash
 from ..data.tokenization import load_tokenizer, train_wordpiece
 from ..errors import check_range
 from ..evaluation.classifier_facts import measure_classifier
-from ..evaluation.latency import Watch, classifier_latency
+from ..evaluation.latency import classifier_latency, watch
 from ..evaluation.linear_models import fit_tfidf
 from ..hub.demo_data import DemoArguments, make_demo
 from ..hub.stage import stage_model
@@ -126,7 +126,6 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     shared: Json = {"bf16": "false", "num_threads": 1 if workers > 1 else None, "disable_tqdm": True}
     pretraining, finetuning, joining = _jobs(scale, output, shared)
     results = run_jobs(pretraining, workers, "2 of 5: pre-training")
-    losses = {name: result["held_out"]["loss"] for name, result in results.items()}
     results |= run_jobs(finetuning, workers, "3 of 5: fine-tuning")
     results |= run_jobs(joining, workers, "4 of 5: committees")
     logger.info("5 of 5: baseline, latency and release folders ...")
@@ -134,9 +133,9 @@ def quickstart(arguments: QuickstartArguments) -> Json:
     folders = {"bert-1": "classifiers/bert-1-0-pretrained-0", "committee": "committees/committee-pretrained-0"}
     folders[scale.deep] = f"classifiers/{scale.deep}-pretrained-0"
     models = {name: load_classifier(f"{output}/{folder}") for name, folder in folders.items()}
-    watch, tokenizer = Watch(), load_tokenizer(f"{output}/{folders['bert-1']}")
+    others, tokenizer = watch(), load_tokenizer(f"{output}/{folders['bert-1']}")
     latency = classifier_latency(models, tokenizer, task["test"]["text"][0], rounds=40, threads=1)
-    is_busy = watch.is_busy()
+    is_busy = others()
     rows = _rows(scale, results, baseline, latency)
     draw_plot(rows, output / PLOT, smoke=arguments.smoke)
     staged = _stage(scale, output, results, arguments.smoke)
@@ -147,7 +146,6 @@ def quickstart(arguments: QuickstartArguments) -> Json:
         "scale": asdict(scale),
         "corpus": {"texts": len(corpus["train"]), "held_out_texts": len(corpus["validation"])},
         "task": {"labels": len(task["train"].features["label"].names), **{split: len(task[split]) for split in task}},
-        "pretraining_loss": losses,
         "staged": [portable_path(str(folder)) for folder in staged],
         "seconds_since_start_or_continuation": time.perf_counter() - start,
     }

@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import mean, median
 
 import pandas as pd
-from filelock import Timeout
 from joblib import cpu_count
 
 from ..data.sources import data_root
@@ -185,10 +184,7 @@ def run_study(arguments: StudyArguments) -> Json:
     if any(run.kind == "minilm" for run in state.missing):
         check_installed(SENTENCE_ENCODER, "sentence_transformers")
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        holder = lock(folder / ".lock")
-    except Timeout as error:
-        raise UserError(f"Another study is running in {folder}: wait for it, or give another --results-dir.") from error
+    holder = lock(folder / ".lock", "--results-dir")
     try:
         jobs = find_jobs()
         if jobs:

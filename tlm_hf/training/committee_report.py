@@ -24,7 +24,7 @@ from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_
 from ..data.tokenization import TextFacts
 from ..evaluation.calibration import choose_threshold
 from ..evaluation.intervals import Interval, draw_scores, intervals
-from ..evaluation.latency import Watch, measure_seconds
+from ..evaluation.latency import measure_seconds, watch
 from ..evaluation.metrics import HEADLINE, answers_of, class_table
 from ..export import measure_tables, write_frozen
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
@@ -43,7 +43,6 @@ HELPFUL = 1.0  # points that the second half of the rows must bring for more row
 MANY_TESTED = 50  # test rows below which a warning is due
 CERTAIN = 0.9  # probability from which no answer is listed as uncertain
 README, BASELINE_FILE, PAGE_FILE = "README.md", "baseline.joblib", "report.html"
-LATENCY_ROUNDS = 30
 CURVE_FILE = "learning_curve.png"
 PLOTS = {
     CURVE_FILE: "Test score of a linear part alone, by the rows that it learns from",
@@ -203,9 +202,8 @@ def next_commands(folder: str, text_column: str | None, text_pair_column: str | 
 
 def write_report(results: Json, folder: str, commands: Sequence[str]) -> str:
     """What the command prints, as text."""
-    shown = {"results": results, "folder": folder, "commands": commands}
     classes = class_table(results["classes"]) if results["classes"] else ""
-    return card_template("report", "txt").render(**shown, classes=classes)
+    return card_template("report", "txt").render(results=results, folder=folder, commands=commands, classes=classes)
 
 
 def write_page(results: Json, commands: list[str], folder: Path) -> None:
@@ -224,10 +222,10 @@ def freeze_joined(joined: Joined, texts: list[Any], folder: Path) -> Json | None
         logger.info("No tables were written: %s", error)
         return None
     model, text = runtime.load(folder), sorted(texts, key=len)[len(texts) // 2]
-    watch = Watch()
-    seconds = statistics.median(measure_seconds(partial(model, text)) for _ in range(LATENCY_ROUNDS))
+    is_busy = watch()
+    seconds = statistics.median(measure_seconds(partial(model, text)) for _ in range(30))
     tables = measure_tables(joined.committee, joined.tokenizer, folder)
-    return {"tables": tables, "latency": {"milliseconds": 1000 * seconds, "is_busy": watch.is_busy()}}
+    return {"tables": tables, "latency": {"milliseconds": 1000 * seconds, "is_busy": is_busy()}}
 
 
 def save_folder(run: Run, results: Json, commands: list[str], joined: Joined, baseline: Pipeline, folder: Path) -> None:

@@ -75,10 +75,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     seed: int = 0
 
     def fit(self, X: Sequence[str], y: Any) -> "TLMClassifier":
-        """Train on n texts; UserError for a class of fewer than three, or other values than 0 and 1 in columns of y.
-
-        ValueError for another number of labels.
-        """
+        """Train on n texts; UserError for labels that cannot be learned, ValueError for another number of them."""
         texts = _texts_in(X)
         check_consistent_length(texts, y)
         missing, y = np.argwhere(pd.isna(np.asarray(y, dtype=object))), np.asarray(y)

@@ -5,7 +5,7 @@ import logging
 import math
 import os
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass, fields
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from ..errors import UserError, check_range, flag
+from ..errors import UserError, check_range, first_line, flag, refusing
 from ..option_fields import option
 from ..runs.output_folder import is_main_process
 from ..runs.provenance import portable_path
@@ -86,11 +86,6 @@ class OurArguments(TrainingArguments):
         super().__post_init__()
 
 
-def option_fields(groups: Sequence[type]) -> dict[str, Field]:
-    """The fields of all groups by name."""
-    return {entry.name: entry for group in groups for entry in fields(group) if entry.init}
-
-
 def suggest(word: str, names: Sequence[str]) -> str:
     """`: did you mean --this?` for a mistyped option, or nothing."""
     close = difflib.get_close_matches(flag(word.strip("-")), [flag(name) for name in names], 1)
@@ -106,7 +101,7 @@ def refuse(given: Container[str], names: Iterable[str], reason: str) -> None:
 
 def check_names(given: Mapping[str, Any], groups: Sequence[type]) -> dict[str, Any]:
     """Options that are not None, by their first names; UserError for one that is unknown, refused or out of range."""
-    known, named = option_fields(groups), {}
+    known, named = {entry.name: entry for group in groups for entry in fields(group) if entry.init}, {}
     names = {alias[2:]: name for name, entry in known.items() for alias in entry.metadata.get("aliases", ())}
     for word, value in given.items():
         name = names.get(word, word)
@@ -147,12 +142,9 @@ def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any
 
 def build_arguments(arguments_class: type[OurArguments], values: Mapping[str, Any], batch_size: int | None) -> Any:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes."""
-    try:
+    kinds = ValueError, ImportError, NotImplementedError
+    with refusing("The options do not work together", "change one of them", *kinds, say=first_line):
         arguments = arguments_class(**{**values, "push_to_hub": False})  # `prepare_push` does it at the end
-    except UserError:
-        raise
-    except (ValueError, ImportError, NotImplementedError) as error:
-        raise UserError(f"The options do not work together: {str(error).strip().splitlines()[0]}") from error
     if batch_size is not None:
         parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps
         if batch_size % parts:

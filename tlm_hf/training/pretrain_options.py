@@ -206,7 +206,6 @@ def check_memory(options: PretrainOptions, config: TLMConfig) -> None:
 
 
 def _choose_schedule(model: ModelOptions, given: Mapping[str, Any]) -> Schedule:
-    """The named schedule with the values that were given in place of its own."""
     schedule = PRETRAINING_SCHEDULES[given.get("schedule", "tlm")]
     if schedule.parts is not None:
         names = ("warmup_steps", "lr_scheduler_type", "lr_scheduler_kwargs")

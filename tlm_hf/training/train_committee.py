@@ -253,10 +253,7 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
 def _measure_texts(
     arguments: OwnDataArguments, task: datasets.DatasetDict, encoders: list[str]
 ) -> tuple[PreTrainedTokenizerBase, TextFacts]:
-    """The tokenizer of the table of words, and what is cut or unknown in the texts of all splits, which is said.
-
-    Where nothing says how much of a text is read, the table reads more of it than the members can.
-    """
+    """The tokenizer of the table of words, which may read more than members do, and the `TextFacts`, which are said."""
     configs = [loading.read_encoder_config(name) for name in dict.fromkeys(encoders)]  # members may share one
     limit = min(config["max_position_embeddings"] for config in configs)
     tokenizer = loading.load_matching_tokenizer(encoders[0], configs[0]["vocab_size"])
@@ -306,7 +303,6 @@ def _choose_recipe(arguments: OwnDataArguments, rows: int) -> Recipe:
 
 
 def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str], work: Path) -> Json:
-    """Options of `finetune_members`."""
     shared = ("class_weights", "max_length", "seed", "num_train_epochs", "learning_rate")
     given = {name: getattr(arguments, name) for name in shared if getattr(arguments, name) is not None}
     return {

@@ -80,9 +80,8 @@ class RunTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any) -> Any:
         """Trainer's training, from a checkpoint or (True) from the newest whole one of `output_dir`, if there is one.
 
-        Raises UserError without space for a checkpoint or for a loss or weight that is not finite; KeyboardInterrupt
-        (after SIGTERM `errors.Terminated`) when it was interrupted, after a checkpoint was saved
-        (one process, in its main thread; else none is).
+        Raises UserError without space for a checkpoint, or for a loss or weight that is not finite; KeyboardInterrupt
+        (`errors.Terminated` after SIGTERM) after it saved a checkpoint (one process, in its main thread; else none).
         """
         self.started = time.perf_counter()
         keep_freed_memory()
