@@ -1,11 +1,13 @@
 """The one exception for bad input: commands turn it into one sentence on stderr and exit code 2."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from numbers import Number
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
 
 
 class UserError(ValueError):
@@ -13,19 +15,22 @@ class UserError(ValueError):
 
 
 def first_line(error: object) -> str:
-    """What a library's error says, as part of a sentence: its first line, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".: ")
+    """What a library's or the system's error says, as part of a sentence: one line, without number and file."""
+    if isinstance(error, StrictDataclassError):  # which names its validator; the cause says what is wrong
+        error = error.__cause__ or error
+    words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return str(words).splitlines()[0].rstrip(".: ")
 
 
 @contextmanager
-def refusing(what: str, remedy: str, *kinds: type[Exception], say: Callable[[Any], str] = str) -> Iterator[None]:
-    """In place of an error of these kinds, raise UserError: `what`, what `say` makes of the error, and the remedy."""
+def refusing(what: str, remedy: str, *kinds: type[Exception]) -> Iterator[None]:
+    """In place of an error of these kinds, raise UserError: `what`, what the error says, and the remedy."""
     try:
         yield
     except UserError:  # says it already
         raise
     except kinds as error:
-        raise UserError(f"{what} ({say(error)}): {remedy}.") from error
+        raise UserError(f"{what} ({first_line(error)}): {remedy}.") from error
 
 
 def shown(value: Any) -> str:

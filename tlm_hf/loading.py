@@ -220,6 +220,5 @@ def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwa
 
 
 def _cannot(source: str, what: str, error: BaseException) -> UserError:
-    """A library's message in one sentence; of a refused configuration, the reason rather than the validator's name."""
-    reason = first_line(error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error)
-    return UserError(f"The model {source!r} cannot be {what} ({reason}): restore it, or name another one.")
+    """A library's message in one sentence."""
+    return UserError(f"The model {source!r} cannot be {what} ({first_line(error)}): restore it, or name another one.")

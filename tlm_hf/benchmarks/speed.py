@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassificat
 
 from .. import runtime
 from ..data.tasks import load_task
-from ..errors import UserError, check_installed, check_range, first_line, refusing
+from ..errors import UserError, check_installed, check_range, refusing
 from ..evaluation.latency import alternating_medians, alternating_seconds
 from ..export import NEEDED, OnnxClassifier, export_onnx, quantize, write_frozen
 from ..models.configuration_frozen import TABLE_DTYPES
@@ -246,7 +246,7 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"--committees has {size}:{count}: write SIZE:MEMBERS, such as {GRID[0]}.")
         config = build_recipe(arguments.recipe, size)
-        no_tables = refusing(f"--recipe {arguments.recipe} has no tables", "choose bert-1", ValueError, say=first_line)
+        no_tables = refusing(f"--recipe {arguments.recipe} has no tables", "choose bert-1", ValueError)
         with no_tables, torch.device("meta"):
             check_freezable([TLMForSequenceClassification(config)])
     check_installed(*NEEDED)

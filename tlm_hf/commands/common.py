@@ -20,7 +20,7 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import string_to_bool
 
-from ..errors import Terminated, UserError, flag
+from ..errors import Terminated, UserError, first_line, flag
 from ..runs.atomic_files import read_yaml
 from ..runs.quiet import quiet_libraries
 from .table import BAD_INPUT, Command
@@ -94,7 +94,7 @@ class Parser(HfArgumentParser):
         try:
             options = read_yaml(Path(file).expanduser()) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            self.error(f"the file {file} cannot be read as YAML ({str(error).splitlines()[0]})")
+            self.error(f"the file {file} cannot be read as YAML ({first_line(error)})")
         if not isinstance(options, dict):
             self.error(f"the file {file} holds no options: write `name: value` lines")
         words = []

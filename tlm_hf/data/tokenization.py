@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
-from ..errors import UserError, first_line, refusing
+from ..errors import UserError, refusing
 from ..runs.atomic_files import Json
 from .embedded import model_folder
 from .kinds import PAIR, as_one_text, texts_of
@@ -124,7 +124,7 @@ def load_tokenizer(source: str, max_length: int | None = None) -> PreTrainedToke
     if path.is_dir() and not (path / "tokenizer.json").is_file() and not (path / "vocab.txt").is_file():
         raise UserError(f"The folder {source} holds no tokenizer (tokenizer.json): name one with --tokenizer.")
     # On damaged files the libraries raise anything, down to a bare KeyError.
-    with refusing(f"The tokenizer {source!r} cannot be loaded", "restore or replace it", Exception, say=first_line):
+    with refusing(f"The tokenizer {source!r} cannot be loaded", "restore or replace it", Exception):
         tokenizer = AutoTokenizer.from_pretrained(source)
     if max_length is not None:
         tokenizer.model_max_length = max_length
@@ -279,7 +279,7 @@ class Windows(Sequence[np.ndarray]):
     """The rows that pre-training sees: `windows[i]` is [CLS], then pieces of texts, each with a [SEP]; int (tokens,).
 
     With `split` a text of more than `max_length` tokens becomes windows of nearly equal length, and texts under
-    `shortest` are joined in their order; without, the former are cut and the latter left out. `lengths` are int64.
+    `shortest` are joined in their order; without, the former cut and the latter left out. `lengths`: int64 (windows,).
     """
 
     def __init__(

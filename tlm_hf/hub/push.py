@@ -21,7 +21,8 @@ def push(
     """Bring the Hub to a staged and verified release; `dry_run` only says what would go up (`describe_changes`).
 
     Where one branch must not be sent, nothing is. A repository is at its old commit or at its new one, never between.
-    New repositories are private unless `public`. Raises UserError for what must not be sent, or the Hub refuses.
+    New repositories are private unless `public`. Raises UserError for a release that is not verified or not newer, that
+    the Hub refuses, and, unless `overwrite`, for what others changed.
     """
     staged = read_verified(output_dir)
     hub = hub or Hub()

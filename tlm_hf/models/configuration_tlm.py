@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration of a BERT of few layers, which stock transformers opens unless it has a convolution front-end."""
 
+import re
 import sys
 from typing import Any
 
@@ -114,7 +115,7 @@ class TLMConfig(PreTrainedConfig):  # trf-ignore: TRF057
         if not self.has_convolution:
             saved = {name: value for name, value in saved.items() if name not in CONVOLUTION_FIELDS}
             saved["model_type"] = "bert"
-            saved["architectures"] = [name.replace("TLM", "Bert") for name in saved.get("architectures") or []]
+            saved["architectures"] = [re.sub("^TLM", "Bert", name) for name in saved.get("architectures") or []]
         return saved
 
 

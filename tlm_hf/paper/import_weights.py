@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from ..data.tokenization import load_tokenizer
-from ..errors import UserError, first_line, refusing
+from ..errors import UserError, refusing
 from ..loading import WEIGHTS, check_folder
 from ..models.configuration_tlm import TLMConfig
 from ..models.modeling_tlm import TLMForMaskedLM, TLMForSequenceClassification
@@ -54,7 +54,7 @@ def import_paper_weights(arguments: ImportArguments) -> Json:
     """Import a checkpoint of the paper's authors: `FOLDER OUTPUT`, which is whole or absent.
 
     A convolution model is written with `conv_sees_padding`: it pads every text to `max_position_embeddings` by itself,
-    so batching changes no output. Returns `output`, `model` (its class), `parameters`, `labels` and `notes`.
+    so batching changes no output. Returns `output`, `model` (its class), `parameters`, `labels` if any, and `notes`.
     """
     if not arguments.folder or not arguments.output_dir:
         raise UserError("import-paper-weights needs FOLDER (a checkpoint of the authors) and OUTPUT (a new folder).")
@@ -151,8 +151,7 @@ def _build_config(folder: Path, fields: Json, tensors: Tensors, pad_token_id: in
         values |= {"id2label": names, "label2id": {name: int(index) for index, name in names.items()}}
     elif labels:
         values["num_labels"] = labels[0]
-    unfit, remedy = f"The config.json of {folder} cannot be read", "restore it from where it came"
-    with refusing(unfit, remedy, StrictDataclassError, say=lambda error: first_line(error.__cause__ or error)):
+    with refusing(f"The config.json of {folder} cannot be read", "restore it as it was", StrictDataclassError):
         return TLMConfig(**values, pad_token_id=pad_token_id)
 
 

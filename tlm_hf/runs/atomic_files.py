@@ -7,7 +7,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +21,7 @@ Json: TypeAlias = dict[str, Any]  # a JSON object on its way from or to a file
 
 def read_json(path: str | Path) -> Json:
     """Read a file that holds one JSON object; UserError where it is missing, unreadable, or holds something else."""
-    unreadable = refusing(f"{path} cannot be read", "check the path", OSError, say=attrgetter("strerror"))
+    unreadable = refusing(f"{path} cannot be read", "check the path", OSError)
     with unreadable, refusing(f"{path} is not JSON", "write it again or name another file", ValueError):
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(content, dict):

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +62,7 @@ class Run:
             write_json(record, {"kind": kind, "settings": self.settings})
 
     def _make_folder(self) -> None:
-        unusable = f"The output folder {self.folder} cannot be used", "choose another --output-dir"
-        with refusing(*unusable, OSError, say=attrgetter("strerror")):
+        with refusing(f"The output folder {self.folder} cannot be used", "choose another --output-dir", OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             names = [path.name for path in self.folder.iterdir() if not path.name.endswith(HARMLESS)]
         if names and (is_main_process() or names != [RUN_FILE]):  # process 0 of this very run may have been faster

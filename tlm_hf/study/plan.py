@@ -240,7 +240,7 @@ class Planner:
     ) -> tuple[dict[str, StudyRun], int]:
         """The runs of findings, tasks and recipes (default: all) that can be named now, and how many wait for a rate.
 
-        They are in the order in which they are done: low seeds first, so that a study that stops has every finding.
+        They are in the order in which they are done: low seeds first, so that one that stops has some of every finding.
         """
         compared = not findings or GAP in findings or COMMITTEE in findings  # with baselines and by latency
         planned, waiting = [], set()

@@ -75,7 +75,7 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
     seed: int = 0
 
     def fit(self, X: Sequence[str], y: Any) -> "TLMClassifier":
-        """Train on n texts; UserError for labels that cannot be learned, ValueError for another number of them."""
+        """Train on n texts; ValueError for a class of fewer than three, or columns of y with others than 0 and 1."""
         texts = _texts_in(X)
         check_consistent_length(texts, y)
         missing, y = np.argwhere(pd.isna(np.asarray(y, dtype=object))), np.asarray(y)

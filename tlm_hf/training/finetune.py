@@ -87,7 +87,7 @@ def finetune(**options: Any) -> Json:
     run = Run(arguments.output_dir, "finetune", settings)
     if run.results is not None:
         if chosen.output.save_logits and not (run.folder / LOGITS_FILE).is_file():
-            logger.warning("Note: %s was finished without --save-logits: give another --output-dir.", run.folder)
+            logger.warning("Note: %s was finished without --save-logits: for logits give another folder.", run.folder)
         push(run.folder)
         return run.results
     text_facts = TextFacts.of_task(task, tokenizer, tokenizer.model_max_length, limit)

@@ -13,7 +13,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from ..errors import UserError, check_range, first_line, flag, refusing
+from ..errors import UserError, check_range, flag, refusing
 from ..option_fields import option
 from ..runs.output_folder import is_main_process
 from ..runs.provenance import portable_path
@@ -143,7 +143,7 @@ def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any
 def build_arguments(arguments_class: type[OurArguments], values: Mapping[str, Any], batch_size: int | None) -> Any:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes."""
     kinds = ValueError, ImportError, NotImplementedError
-    with refusing("The options do not work together", "change one of them", *kinds, say=first_line):
+    with refusing("The options do not work together", "change one of them", *kinds):
         arguments = arguments_class(**{**values, "push_to_hub": False})  # `prepare_push` does it at the end
     if batch_size is not None:
         parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps

@@ -46,8 +46,8 @@ from .train_committee_options import OwnDataArguments
 logger = logging.getLogger(__name__)
 TABLE_OPTIONS = [each.name for each in fields(TableFormat)]
 KIND_WORDS = {SINGLE: "{} classes", MULTI: "{} labels, of which a text may have several", REGRESSION: "numbers"}
+# Results of the joining that the command's results repeat.
 OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
-"""Results of the joining that the command's results repeat."""
 OWN_TEXT = "none"  # value of `--encoder` that asks for pre-training on the table's own texts
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}  # data and encoders count by hashes

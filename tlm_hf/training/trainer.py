@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from ..data.masking import PretrainingSchedule
-from ..errors import UserError, first_line, refusing
+from ..errors import UserError, refusing
 from ..runs import checkpoints
 from ..runs.atomic_files import read_json, write_json
 from ..runs.output_folder import is_main_process
@@ -230,14 +230,14 @@ def prepare_push(options: Mapping[str, Any], arguments: TrainingArguments) -> Ca
     name, revision = arguments.hub_model_id or Path(arguments.output_dir).absolute().name, arguments.hub_revision
     api = HfApi(token=arguments.hub_token)
     refusal = f"The Hub refuses {name!r}", "see --hub-model-id and `hf auth login`"
-    with refusing(*refusal, *PUSH_ERRORS, say=first_line):
+    with refusing(*refusal, *PUSH_ERRORS):
         repo_id = api.create_repo(name, private=arguments.hub_private_repo, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
 
     def push(folder: Path) -> None:
         failure = f"{folder} is finished, but was not pushed to {repo_id}", "run the same command again"
-        with refusing(*failure, *PUSH_ERRORS, say=first_line):
+        with refusing(*failure, *PUSH_ERRORS):
             what = {"folder_path": folder, "revision": revision, "ignore_patterns": NOT_PUSHED}
             api.upload_folder(repo_id=repo_id, commit_message="Trained with tlm-hf", **what)
 
