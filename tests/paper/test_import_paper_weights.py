@@ -69,7 +69,7 @@ def test_the_command(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["imported"]
     assert "not an empty folder" in refused(capsys, "import-paper-weights", folder, tmp_path / "new" / "imported")
     (tmp_path / "file").touch()
-    assert "written (Not a directory): name" in refused(capsys, "import-paper-weights", folder, tmp_path / "file" / "new")
+    assert "written (Not a directory): name" in refused(capsys, "import-paper-weights", folder, tmp_path / "file" / "x")
 
 
 @pytest.mark.parametrize("kind", ["bert-6", "conv3"])

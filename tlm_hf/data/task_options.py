@@ -26,8 +26,7 @@ class TextFormat:
     def __post_init__(self) -> None:
         if self.quoting not in QUOTING:
             raise UserError(f"--quoting is {self.quoting!r}: choose {', '.join(QUOTING)}.")
-        remedy = "give a name such as cp1252 or utf-16"
-        with refusing(f"--encoding {self.encoding} is unknown", remedy, LookupError, ValueError):
+        with refusing(f"--encoding {self.encoding} is unknown", "give one such as cp1252", LookupError, ValueError):
             "".encode(self.encoding or "utf-8")
 
 

@@ -142,8 +142,7 @@ def sort_options(options: Mapping[str, Any], groups: Sequence[type]) -> list[Any
 
 def build_arguments(arguments_class: type[OurArguments], values: Mapping[str, Any], batch_size: int | None) -> Any:
     """Trainer's options, with `batch_size` rows of a step split over processes, devices and accumulated passes."""
-    kinds = ValueError, ImportError, NotImplementedError
-    with refusing("The options do not work together", "change one of them", *kinds):
+    with refusing("The options do not work together", "change one", ValueError, ImportError, NotImplementedError):
         arguments = arguments_class(**{**values, "push_to_hub": False})  # `prepare_push` does it at the end
     if batch_size is not None:
         parts = arguments.world_size * max(1, arguments.n_gpu) * arguments.gradient_accumulation_steps
