@@ -53,7 +53,7 @@ class TestChoice:
         corpus = load_corpus(datasets.DatasetDict(train=table, validation=table.select(range(25)), test=table))
         assert len(corpus["train"]) == 15
         assert "left out 25 (also in the validation split)" in caplog.text
-        assert "the splits test are not read" in caplog.text
+        assert "that are not read: test." in caplog.text
         words = "Every training text of 'DatasetDict' is in its validation split too"
         assert words in refusal(load_corpus, datasets.DatasetDict(train=table, validation=table))
 

@@ -77,8 +77,8 @@ def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str,
     else:
         splits = sources.read_source(corpus, **options).splits
     names = [split for split in ("train", "validation") if split in splits] if "train" in splits else list(splits)[:1]
-    if unread := [split for split in splits if split not in names]:
-        logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
+    if corpus != "docstrings" and (unread := [split for split in splits if split not in names]):
+        logger.warning("Note: splits of %s that are not read: %s.", name, listed(unread))
     tables = {split: splits[split] for split in names}
     column = find_text(tables[names[0]].features, "label") if column == "text" else column
     for table in tables.values():

@@ -80,7 +80,7 @@ class Table:
         if not own or (len(source.splits) == 1 and "test" not in own):
             own = {"train": next(iter(source.splits))}
         if unread := [each for each in source.splits if each not in own.values()]:
-            logger.warning("Note: of %s the splits %s are not read.", name, listed(unread))
+            logger.warning("Note: splits of %s that are not read: %s.", name, listed(unread))
         splits = {split: source.splits[own[split]] for split in SPLITS if split in own}
         source = Source(datasets.DatasetDict(splits), {split: source.files.get(own[split], ()) for split in splits})
         for split, rows in splits.items():
