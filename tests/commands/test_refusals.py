@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import sys
 
 import pytest
 import yaml
@@ -155,6 +156,8 @@ class TestPredictAndScore:
         assert "line 3" in say(*words, "--input", table, "--on-empty", "error")
         assert "'.xls'" in say(*words, "--texts", "a", "--output", tmp_path / "out.xls")
         assert "missing" in say(*words, "--texts", "a", "--output", tmp_path / "missing" / "out.csv")
+        if sys.platform == "linux":  # where root may not write either
+            assert "cannot be written (" in say(*words, "--texts", "a", "--output", "/proc/out.csv")
         assert "--batch-size" in say(*words, "--texts", "a", "--batch-size", 0)
         assert "--model" in say("predict", "--texts", "a")
         assert "without a classifier" in say("predict", "--texts", "a", "--model", home / "encoder")

@@ -63,11 +63,13 @@ def write_json(path: Path, document) -> None:
 READ = {
     "zeros.csv": (lambda path: write_csv(path, labelled("007", "7", "9", "07")), ["007", "07", "7", "9"], 40),
     "blanks.csv": (lambda path: write_csv(path, labelled("neg", "neg ", "pos", " pos")), ["neg", "pos"], 40),
+    "cases.csv": (lambda path: write_csv(path, labelled("neg", "Neg", "pos")), ["Neg", "neg", "pos"], 30),
     "forms.csv": (lambda path: write_csv(path, labelled("caf\u00e9", "cafe\u0301", "tea")), ["caf\u00e9", "tea"], 30),
     "none.csv": (lambda path: write_csv(path, labelled("None", "NA", "null")), ["NA", "None", "null"], 30),
     "none-in-a-folder": (lambda path: two_splits(path, "None", "NA"), ["NA", "None"], 40),
     "folder-with-a-card": (with_card, ["007", "7", "NA", "None"], 40),
     "quoted.tsv": (lambda path: write_csv(path, ROWS, delimiter="\t"), ["neg", "pos"], 40),
+    "commas.tsv": (lambda path: FRAME.assign(**{"a, b, c, d": 1}).to_csv(path, sep="\t"), ["neg", "pos"], 40),
     "semicolon.csv": (lambda path: write_csv(path, ROWS, delimiter=";"), ["neg", "pos"], 40),
     "tabs.csv": (lambda path: write_csv(path, ROWS, delimiter="\t"), ["neg", "pos"], 40),
     "excel-unicode.csv": (lambda path: path.write_text(CSV, encoding="utf-16"), ["neg", "pos"], 40),
@@ -129,6 +131,7 @@ def test_what_was_joined_or_guessed_is_said(tmp_path, caplog):
     for name, word in (
         ("blanks.csv", "'neg '"), ("forms.csv", "e\\u0301"), ("semicolon.csv", "';'"),
         ("data.json", "as a DataFrame"),
+        ("cases.csv", "differ in case alone are classes of their own: Neg, neg."),
     ):  # fmt: skip
         caplog.clear()
         READ[name][0](tmp_path / name)

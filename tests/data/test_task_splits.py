@@ -45,7 +45,7 @@ def test_the_papers_numbers_are_the_default_and_fewer_are_refused_or_taken(root,
 )
 def test_a_split_without_rows_of_a_class_is_refused(tmp_path, options, split):
     said = refusal(load_task, str(write_csv(tmp_path / "task.csv", labelled_rows(40))), shortfall="take", **options)
-    assert all(part in said for part in (f"no {split} text left", "'farm'", "--validation-per-label"))
+    assert all(part in said for part in (f"No {split} text", "left for 'farm', 'sea':", "--validation-per-label"))
 
 
 def test_validation_is_fifteen_per_cent_where_the_source_has_no_test_split(tmp_path):

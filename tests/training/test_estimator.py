@@ -86,7 +86,8 @@ def test_columns_of_other_values_than_0_and_1_are_refused(cell):
 
 
 def test_what_is_no_text_is_refused_and_blank_texts_are_left_out(monkeypatch):
-    for texts, said in ((pd.DataFrame({"text": TEXTS}), "is a table"), ([*TEXTS[:-1], None], "None at 31")):
+    missing = [*TEXTS[:-1], None]
+    for texts, said in ((pd.DataFrame({"text": TEXTS}), "a table"), (TEXTS[0], "one text"), (missing, "None at 31")):
         with pytest.raises(UserError, match=said):
             TLMClassifier().fit(texts, LABELS)
     seen = []

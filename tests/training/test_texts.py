@@ -106,9 +106,10 @@ def test_a_committee_reads_as_many_tokens_as_the_texts_have(tmp_path, log):
     lengths = tokens_of(tmp_path / "out", [row["text"] for row in rows])
     assert sum(length <= limit for length in lengths) >= 0.9 * len(rows)
     assert results["text_facts"]["longer"] == sum(length > limit for length in lengths)
-    for length, said in ((2, "--max-length"), (4000, "at most 128 tokens")):
+    wrong = {"--max-length": {"max_length": 2}, "at most 128 tokens": {"max_length": 4000}}
+    for said, options in {**wrong, "'num_member'": {"num_member": 1}, "text=": {"text_column": "text"}}.items():
         with pytest.raises(UserError, match=said):
-            train_committee(datasets.Dataset.from_list(rows), max_length=length, output_dir=str(tmp_path / "no"))
+            train_committee(datasets.Dataset.from_list(rows), output_dir=str(tmp_path / "no"), **options)
     assert not (tmp_path / "no").exists()
 
 

@@ -4,13 +4,13 @@ import logging
 import math
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 
-from ..errors import UserError, shown
+from ..errors import UserError, listed, shown
 from .kinds import KINDS, MULTI, REGRESSION, SINGLE, VALUE
 from .tables import Row, Table, TaskSource
 
@@ -86,6 +86,9 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
         different = _different_labels(every, f"Column {table.label!r} of {table.name!r}")
         source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
     source.names = names or [str(label) for label in different]
+    folded = Counter(map(str.casefold, source.names))
+    if alike := [name for name in source.names if not names and folded[name.casefold()] > 1]:
+        source.notes.append(f"labels that differ in case alone are classes of their own: {listed(alike)}")
     index = {label: number for number, label in enumerate(different)}
     numbers = {split: [sorted({index[label] for label in each}) for each in rows] for split, rows in labels.items()}
     if several:

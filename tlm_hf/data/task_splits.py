@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import datasets
 import numpy as np
 
-from ..errors import UserError, shown
+from ..errors import UserError, listed, shown
 from .kinds import REGRESSION, SINGLE, labels_of, problem_of, texts_of
 from .labels import are_amounts
 from .sources import seeded_order
@@ -84,14 +84,15 @@ def rotate(task: datasets.DatasetDict, count: int) -> Iterator[datasets.DatasetD
 def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> None:
     needed = 6 if "test" in source.rows else 4
     for split, of_split in groups.items():
-        for label, rows in zip(source.groups, of_split, strict=True):
+        for rows in of_split:
             if not rows and are_amounts(source.names):
                 few = f"The labels of {name!r} are {len(source.names)} numbers with few texts each"
                 raise UserError(f"{few}: learn amounts (--problem-type regression), or set --label-column.")
             if not rows:
+                lacking = listed(shown(each) for each, some in zip(source.groups, of_split, strict=True) if not some)
                 raise UserError(
-                    f"The class {shown(label)} of {name!r} has no {split} text left: a class needs at least {needed} "
-                    "different texts, so give more of it, leave small classes out (--drop-rare-classes N), merge them "
+                    f"No {split} text of {name!r} is left for {lacking}: a class needs at least {needed} different "
+                    "texts, so give more of them, leave small classes out (--drop-rare-classes N), merge them "
                     "(--merge-rare-classes N), set --label-column, or, where a command has --test-per-label and "
                     "--validation-per-label, ask for fewer."
                 )

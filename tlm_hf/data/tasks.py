@@ -156,7 +156,7 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     chosen = choose_rows(source, arguments, limits, tenth=known is not None, every_class=every_class)
     notes = [*filter(None, [left_out(dict(sorted(source.dropped.items())))]), *source.notes]
     if source.two_labels:
-        fate = "all copies stay" if source.problem_type == SINGLE else "they keep the first one"
+        fate = "copies stay, but in one split alone" if source.problem_type == SINGLE else "they keep the first one"
         notes.append(f"{source.two_labels} texts of the source have more than one {word}: {fate}")
     if notes:
         logger.warning("Note: %s: %s.", name, "; ".join(notes))

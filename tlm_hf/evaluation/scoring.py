@@ -1,6 +1,7 @@
 """Scores: logits of classifiers, the masked-language-model loss on fixed masks, and `tlm score`."""
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..data.masking import HELD_OUT_STREAM, IGNORE_INDEX, MaskingCollator
 from ..data.tables import SPLITS
 from ..data.tasks import KNOWN, TaskArguments, every_row, load_task_from, task_hash
 from ..data.tokenization import tokenize
-from ..errors import UserError
+from ..errors import UserError, refusing
 from ..export import freeze_if_possible, load_for_inference, takes_pairs
 from ..models.combination_committee import REGRESSION, SINGLE
 from ..models.joining_committee import problem_of_model
@@ -161,6 +162,8 @@ def output_file(output: str) -> Path:
     target = Path(output).expanduser().resolve()
     if target.is_dir() or not target.parent.is_dir():
         raise UserError(f"--output {output} is a folder, or is in none: name a file in a folder that exists.")
+    with refusing(f"--output {output} cannot be written", "name another file", OSError):
+        tempfile.TemporaryFile(dir=target.parent).close()
     return target
 
 

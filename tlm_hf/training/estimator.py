@@ -31,6 +31,8 @@ HELD_OUT = 0.15
 
 
 def _texts_in(X: Sequence[str]) -> list[str]:
+    if isinstance(X, str):
+        raise UserError("X is one text: give a sequence of texts, such as [X].")
     if getattr(X, "ndim", 1) != 1:
         raise UserError("X is a table: give one column of it, a sequence of texts.")
     texts = list(X)  # a pandas Series is indexed by its own labels

@@ -48,6 +48,7 @@ TABLE_OPTIONS = [each.name for each in fields(TableFormat)]
 KIND_WORDS = {SINGLE: "{} classes", MULTI: "{} labels, of which a text may have several", REGRESSION: "numbers"}
 # Results of the joining that the command's results repeat.
 OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
+COLUMNS = {"text_column", "label_column", "text_pair_column"}  # which Python has by other names
 OWN_TEXT = "none"  # value of `--encoder` that asks for pre-training on the table's own texts
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
 NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}  # data and encoders count by hashes
@@ -100,6 +101,9 @@ def train_committee(
     Raises:
         UserError: bad input, before any training.
     """
+    for name in options.keys() - {each.name for each in fields(OwnDataArguments)} | options.keys() & COLUMNS:
+        columns = "columns are text=, label= and text_pair="
+        raise UserError(f"There is no option {name!r}: {columns}, the rest is in `tlm train-committee --help`.")
     arguments = OwnDataArguments(text_column=text, label_column=label, text_pair_column=text_pair, **options)
     output, results, joined = train_from_table(data, arguments)
     committee: Any = loading.load_classifier(str(output)) if joined is None else joined.committee
