@@ -7,8 +7,6 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
-
 
 class UserError(ValueError):
     """Bad input from the user: one sentence that names the culprit and the remedy, raised before any long work."""
@@ -16,6 +14,8 @@ class UserError(ValueError):
 
 def first_line(error: object) -> str:
     """What a library's or the system's error says, as part of a sentence: one line, without number and file."""
+    from huggingface_hub.errors import StrictDataclassError  # with an HTTP client, which `import tlm_hf` does not need
+
     if isinstance(error, StrictDataclassError):  # which names its validator; the cause says what is wrong
         error = error.__cause__ or error
     words = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__

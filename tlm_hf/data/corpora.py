@@ -74,10 +74,11 @@ def _read(corpus: Any, name: str, column: str, options: Json) -> tuple[dict[str,
         splits = splits.with_format(None)
     elif corpus == "docstrings":
         splits = load_docstrings()
+        del splits["test"]  # the task's
     else:
         splits = sources.read_source(corpus, **options).splits
     names = [split for split in ("train", "validation") if split in splits] if "train" in splits else list(splits)[:1]
-    if corpus != "docstrings" and (unread := [split for split in splits if split not in names]):
+    if unread := [split for split in splits if split not in names]:
         logger.warning("Note: splits of %s that are not read: %s.", name, listed(unread))
     tables = {split: splits[split] for split in names}
     column = find_text(tables[names[0]].features, "label") if column == "text" else column

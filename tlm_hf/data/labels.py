@@ -85,10 +85,10 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
         every = [label for of_split in labels.values() for each in of_split for label in each]
         different = _different_labels(every, f"Column {table.label!r} of {table.name!r}")
         source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
+        folded = Counter(str(label).casefold() for label in different)
+        if alike := [str(label) for label in different if folded[str(label).casefold()] > 1]:
+            source.notes.append(f"labels that differ in case alone are classes of their own: {listed(alike)}")
     source.names = names or [str(label) for label in different]
-    folded = Counter(map(str.casefold, source.names))
-    if alike := [name for name in source.names if not names and folded[name.casefold()] > 1]:
-        source.notes.append(f"labels that differ in case alone are classes of their own: {listed(alike)}")
     index = {label: number for number, label in enumerate(different)}
     numbers = {split: [sorted({index[label] for label in each}) for each in rows] for split, rows in labels.items()}
     if several:

@@ -109,8 +109,8 @@ def _marked_encoding(content: bytes) -> str:
 
 def _read_csv(file: Path, text: str, is_tsv: bool, quoting: str) -> FileTable:
     usual, first_line = "\t" if is_tsv else ",", text.lstrip("\r\n").partition("\n")[0]
-    delimiter = max(DELIMITERS, key=lambda delimiter: (first_line.count(delimiter), delimiter == usual))
-    delimiter = usual if is_tsv and usual in first_line else delimiter
+    is_told = is_tsv and usual in first_line
+    delimiter = usual if is_told else max(DELIMITERS, key=lambda each: (first_line.count(each), each == usual))
     if delimiter != usual:
         logger.warning("Note: the columns of %s are separated by %r.", file, delimiter)
     marks: Any = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL

@@ -84,20 +84,19 @@ def rotate(task: datasets.DatasetDict, count: int) -> Iterator[datasets.DatasetD
 def _check_classes(source: TaskSource, name: str, groups: dict[str, Groups]) -> None:
     needed = 6 if "test" in source.rows else 4
     for split, of_split in groups.items():
-        for rows in of_split:
-            if not rows and are_amounts(source.names):
-                few = f"The labels of {name!r} are {len(source.names)} numbers with few texts each"
-                raise UserError(f"{few}: learn amounts (--problem-type regression), or set --label-column.")
-            if not rows:
-                lacking = listed(shown(each) for each, some in zip(source.groups, of_split, strict=True) if not some)
-                raise UserError(
-                    f"No {split} text of {name!r} is left for {lacking}: a class needs at least {needed} different "
-                    "texts, so give more of them, leave small classes out (--drop-rare-classes N), merge them "
-                    "(--merge-rare-classes N), set --label-column, or, where a command has --test-per-label and "
-                    "--validation-per-label, ask for fewer."
-                )
-            if source.problem_type == REGRESSION and len({row.label for row in rows}) < 2:
-                raise UserError(f"Every number of the {split} split of {name!r} is equal: give more rows.")
+        lacking = [shown(label) for label, rows in zip(source.groups, of_split, strict=True) if not rows]
+        if lacking and are_amounts(source.names):
+            few = f"The labels of {name!r} are {len(source.names)} numbers with few texts each"
+            raise UserError(f"{few}: learn amounts (--problem-type regression), or set --label-column.")
+        if lacking:
+            raise UserError(
+                f"No {split} text of {name!r} is left for {listed(lacking)}: a class needs at least {needed} different "
+                "texts, so give more of them, leave small classes out (--drop-rare-classes N), merge them "
+                "(--merge-rare-classes N), set --label-column, or, where a command has --test-per-label and "
+                "--validation-per-label, ask for fewer."
+            )
+        if source.problem_type == REGRESSION and any(len({row.label for row in rows}) < 2 for rows in of_split):
+            raise UserError(f"Every number of the {split} split of {name!r} is equal: give more rows.")
 
 
 def _cut(source: TaskSource, ordered: dict[str, Groups], sizes: Sizes, tenth: bool) -> dict[str, Groups]:

@@ -14,7 +14,7 @@ from ..benchmarks.speed import build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import select_subsets
-from ..data.sources import text_hash
+from ..data.sources import ID, text_hash
 from ..data.tasks import load_task
 from ..data.tokenization import load_tokenizer, tokenizer_hash, train_wordpiece
 from ..errors import UserError
@@ -98,6 +98,7 @@ def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
     """Subsets of one corpus with high, random and low overlap with each task, as folders `TASK-KIND`."""
     tokenizer, length = load_tokenizer(_tokenizer_of(settings, folder)), settings["max_length"]
     corpus = load_corpus(settings["corpus"], num_texts=settings["corpus_texts"], root=root)
+    corpus = corpus.select_columns(["text", ID])
 
     def count(split: datasets.Dataset) -> np.ndarray:
         return count_tokens(encode_texts(list(split["text"]), tokenizer, length))
@@ -110,10 +111,10 @@ def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
         counts = {split: count(task[split]) for split in ("train", "test")}
         choice = counts["train"], settings["num_texts"]
         for kind, places in select_subsets(tokens_of_texts, texts, *choice, seed=settings.get("seed", 0)).items():
-            target, subset = folder / f"{name}-{kind}", corpus["train"].select_columns(["text", "id"]).select(places)
+            target, subset = folder / f"{name}-{kind}", corpus["train"].select(places)
             target.mkdir(exist_ok=True)
             subset.to_parquet(target / "train.parquet")
-            corpus["validation"].select_columns(["text", "id"]).to_parquet(target / "validation.parquet")
+            corpus["validation"].to_parquet(target / "validation.parquet")
             tokens = count(subset)
             facts = {"texts": len(subset), "tokens": int(tokens.sum()), "sha256": text_hash(subset["text"])}
             measures[name][kind] = facts | {split: measure_overlap(tokens, counts[split]) for split in counts}

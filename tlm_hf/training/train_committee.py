@@ -101,9 +101,10 @@ def train_committee(
     Raises:
         UserError: bad input, before any training.
     """
-    for name in options.keys() - {each.name for each in fields(OwnDataArguments)} | options.keys() & COLUMNS:
+    known = {each.name for each in fields(OwnDataArguments)} - COLUMNS
+    if unknown := sorted(options.keys() - known):
         columns = "columns are text=, label= and text_pair="
-        raise UserError(f"There is no option {name!r}: {columns}, the rest is in `tlm train-committee --help`.")
+        raise UserError(f"There is no option {unknown[0]!r}: {columns}, the rest is in `tlm train-committee --help`.")
     arguments = OwnDataArguments(text_column=text, label_column=label, text_pair_column=text_pair, **options)
     output, results, joined = train_from_table(data, arguments)
     committee: Any = loading.load_classifier(str(output)) if joined is None else joined.committee
