@@ -36,7 +36,7 @@ from . import committee_report
 from .finetune import check_kind, warn_of_imbalance
 from .finetune_options import FinetuneOptions
 from .join_committee import CommitteeArguments, Joined, check_one_tokenizer, join_members, load_members
-from .lexical import COUNTED, fit_lexical, lexical_logits, word_vectors
+from .lexical import fit_lexical, lexical_logits, word_vectors
 from .members import finetune_members, fit_to_budget, pretrain_members
 from .options import LARGEST_NUMBER, LARGEST_SEED, check_length, source_name
 from .pretrain_options import PretrainOptions
@@ -56,22 +56,16 @@ NOT_DECISIVE = {"data", "output_dir", "encoder", "workers", *TABLE_OPTIONS}  # d
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a table is learned: what its embedded encoders' names start with, and options of fine-tuning."""
+    """Options of fine-tuning for a table."""
 
-    encoders: str
     num_train_epochs: float
     learning_rate: float = 3e-4
     head: str = "linear"
     token_dropout: float = 0.2
 
 
-RECIPES = {  # by the largest number of training rows; chosen on DBpedia and the docstrings task
-    100: Recipe(COUNTED, 40.0),
-    300: Recipe(COUNTED, 20.0),
-    1000: Recipe("tlm-", 20.0),
-    math.inf: Recipe("tlm-", 8.0),
-}
-OWN_TEXT_RECIPE = Recipe("", 8.0, learning_rate=1e-3, head="new", token_dropout=0.0)
+RECIPES = {100: Recipe(40.0), 1000: Recipe(20.0), math.inf: Recipe(8.0)}  # by the largest number of training rows
+OWN_TEXT_RECIPE = Recipe(8.0, learning_rate=1e-3, head="new", token_dropout=0.0)
 
 
 def train_committee(
@@ -120,7 +114,11 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
-    recipe = _choose_recipe(arguments, len(task["train"]))
+    if arguments.encoder == [OWN_TEXT]:
+        arguments.encoder, recipe = [], OWN_TEXT_RECIPE
+    else:
+        arguments.encoder = arguments.encoder or list(pretrained())
+        recipe = next(recipe for most, recipe in RECIPES.items() if len(task["train"]) <= most)
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
     # 2. The output folder
@@ -296,22 +294,11 @@ def _pretrain_encoders(
     return [str(encoders / member["folder"]) for member in members]
 
 
-def _choose_recipe(arguments: OwnDataArguments, rows: int) -> Recipe:
-    """The recipe for so many training rows; puts the encoders in place of the default, none for the own text."""
-    recipe = next(recipe for most, recipe in RECIPES.items() if rows <= most)
-    if not arguments.encoder:
-        embedded = list(pretrained())
-        arguments.encoder = [name for name in embedded if name.startswith(recipe.encoders)] or embedded
-    elif arguments.encoder == [OWN_TEXT]:
-        arguments.encoder = []
-    return recipe if arguments.encoder else OWN_TEXT_RECIPE
-
-
 def _fine_tuning(arguments: OwnDataArguments, recipe: Recipe, encoders: list[str], work: Path) -> Json:
     shared = ("class_weights", "max_length", "seed", "num_train_epochs", "learning_rate")
     given = {name: getattr(arguments, name) for name in shared if getattr(arguments, name) is not None}
     return {
-        **{name: value for name, value in vars(recipe).items() if name != "encoders"},
+        **vars(recipe),
         "bf16": "false",  # as the encoders were trained
         "models": (encoders * arguments.num_members)[: arguments.num_members],
         "task": str(work / "data"),
