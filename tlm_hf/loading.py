@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .data.embedded import model_folder, pretrained
 from .data.tokenization import LONGEST_DEFAULT, load_tokenizer
-from .errors import UserError, first_line, listed, refusing
+from .errors import UserError, listed, refusing
 from .models.combination_committee import SINGLE
 from .models.configuration_committee import CommitteeConfig
 from .models.configuration_tlm import TLMConfig
@@ -27,6 +27,7 @@ from .runs.provenance import portable_path
 
 logger = logging.getLogger(__name__)
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
+RESTORE = "restore it, or name another one"
 COMMITTEES: dict[str, Any] = {
     model.config_class.model_type: model
     for model in (CommitteeForSequenceClassification, FrozenCommitteeForSequenceClassification)
@@ -41,13 +42,10 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         embedded = "".join(f", {name}" for name in pretrained())
         raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name{embedded}).")
-    try:
+    lookup = f"There is no folder {source!r} here, and the Hub lookup failed"
+    not_there = refusing(lookup, "train it first, or check the name", *([] if folder.is_dir() else [OSError]))
+    with refusing(f"The model {source!r} cannot be opened", RESTORE, OSError, ValueError), not_there:
         config, _ = TLMConfig.get_config_dict(model_folder(source))
-    except (OSError, ValueError) as error:
-        if folder.is_dir() or isinstance(error, ValueError):
-            raise _cannot(source, "opened", error) from error
-        here = "no folder of that name is here (train it first, or check the path), and the Hub lookup failed"
-        raise UserError(f"There is no model {source!r}: {here} ({first_line(error)}).") from error
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
     if config.get("model_type") not in known:
         raise UserError(f"The model {source!r} is of type {config.get('model_type')!r}; known are {', '.join(known)}.")
@@ -205,20 +203,12 @@ def _members_of(config: PreTrainedConfig) -> list[Any]:
 
 
 def _build_config(source: str, fields: Json, **changes: Any) -> TLMConfig:
-    try:
+    with refusing(f"The model {source!r} cannot be opened", RESTORE, StrictDataclassError):
         return TLMConfig.from_dict({**fields, "model_type": TLMConfig.model_type}, **changes)
-    except StrictDataclassError as error:
-        raise _cannot(source, "opened", error) from error
 
 
 def _load(model_class: Any, source: str, allowed_missing: tuple[str, ...], **kwargs: Any) -> PreTrainedModel:
     """`open_whole`, with missing or wrong-shaped weights as one sentence (new ones where that is allowed)."""
-    try:
+    kinds = (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError)
+    with refusing(f"The model {source!r} cannot be loaded", RESTORE, *kinds):
         return open_whole(model_class, model_folder(source), allowed_missing, **kwargs)
-    except (OSError, RuntimeError, ValueError, SafetensorError, StrictDataclassError) as error:
-        raise _cannot(source, "loaded", error) from error
-
-
-def _cannot(source: str, what: str, error: BaseException) -> UserError:
-    """A library's message in one sentence."""
-    return UserError(f"The model {source!r} cannot be {what} ({first_line(error)}): restore it, or name another one.")

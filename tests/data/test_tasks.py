@@ -62,7 +62,9 @@ class TestLabels:
         path.write_text("\n".join(json.dumps(row) for row in rows).replace("NaN", "null"), encoding="utf-8")
         task = load_task(str(path))
         assert set(labels_by_number(task)) == set(range(40)) - {7, 9, 12, 13}
-        assert "left out 1 (duplicates), 1 (empty label), 2 (empty text)" in note_of(caplog)
+        said = "left out 1 (duplicates), 1 (empty label), 2 (empty text)"
+        assert said in note_of(caplog)
+        assert {task[split].info.description for split in task} == {said}
 
     @pytest.mark.parametrize(
         ("missing", "rows", "refused"), [(1, 9, False), (2, 19, True), (4, 40, False), (5, 40, True)]

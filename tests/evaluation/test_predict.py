@@ -108,10 +108,11 @@ def test_texts_data_sets_and_files_agree(home, sentences, tmp_path):
 
 def test_bad_input_is_refused(home, tmp_path):
     member, file = str(home[0] / "member"), str(write_csv(tmp_path / "a.csv", [{"text": "one"}]))
-    with pytest.raises(UserError, match="input itself"):
+    with pytest.raises(UserError, match="exists"):
         predict_command(PredictArguments(model=member, input=file, output=file))
     for texts, words in (
         (["a", None], "Row 1"),
+        (["a", " "], "Row 1"),
         (pd.DataFrame({"text": ["a"]}), "column"),
         ({"text": ["a"]}, "list of texts"),
         (datasets.Dataset.from_dict({"body": ["a"]}), "'text'"),

@@ -17,6 +17,7 @@ INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
 RESULTS = {
     "output_dir": "out",
     "rows": {"train": 42, "validation": 9, "test": 11},
+    "left_out": "left out 1 (empty text)",
     "kind": "2 classes",
     "labels": ["farm", NASTY],
     "scores": [{"model": name, "accuracy": INTERVAL, "macro_f1": INTERVAL} for name in ("committee", "majority class")],
@@ -80,11 +81,12 @@ def test_rows_on_which_members_differ_are_shown_of_several_members_alone():
 def test_advice():
     about, advice = notes(RESULTS).values()
     assert "62 rows" in about[0]
-    assert "11 test rows are few" in about[1]
+    assert about[1] == "Left out 1 (empty text)."
+    assert "11 test rows are few" in about[2]
     cut, share = "2 of 62 texts are longer than 128 tokens and are cut", "(1.8% of all tokens)"
-    assert about[2] == f"{cut} for the members {share}; the table of words reads 512 (longer than that: 1)."
-    assert notes(RESULTS | {"text_facts": RESULTS["text_facts"] | {"words": 128}})["about"][2] == f"{cut} {share}."
-    assert about[3] == RESULTS["time_budget"]
+    assert about[3] == f"{cut} for the members {share}; the table of words reads 512 (longer than that: 1)."
+    assert notes(RESULTS | {"text_facts": RESULTS["text_facts"] | {"words": 128}})["about"][3] == f"{cut} {share}."
+    assert about[4] == RESULTS["time_budget"]
     assert "0.600 with 21, 0.650 with 42" in advice[1]
     assert "+5.0 points (95% interval of the difference +1.0 to +9.0). More labels would help." in advice[1]
     assert "0.87 ms (unreliable" in advice[2]

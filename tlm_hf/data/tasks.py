@@ -60,9 +60,9 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     `task` is its name, path or Hub name, or a table; `options` are the other fields of `TaskArguments`, those of
     `KEYWORDS` by their short names. Splits that the source lacks come out of its training rows. Rows depend on the
     texts and the seed alone; fewer training rows are a subset of more. Rows without text or label are left out, and
-    those whose text is in another split: test comes before validation before train. With `problem_type` multi the
-    labels are lists of classes, with regression numbers; pairs of texts have a column `text_pair`. Raises UserError for
-    what cannot be read, or an option without use.
+    those whose text is in another split: test comes before validation before train; each split's `info.description`
+    counts them. With `problem_type` multi the labels are lists of classes, with regression numbers; pairs of texts have
+    a column `text_pair`. Raises UserError for what cannot be read, or an option without use.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
     return load_task_from(TaskArguments(task=task, **named))  # type: ignore[arg-type]
@@ -158,9 +158,10 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
     if source.two_labels:
         fate = "copies stay, but in one split alone" if source.problem_type == SINGLE else "they keep the first one"
         notes.append(f"{source.two_labels} texts of the source have more than one {word}: {fate}")
+    description = "; ".join(notes)
     if notes:
-        logger.warning("Note: %s: %s.", name, "; ".join(notes))
-    return datasets.DatasetDict({split: _as_dataset(rows, source) for split, rows in chosen.items()})
+        logger.warning("Note: %s: %s.", name, description)
+    return datasets.DatasetDict({split: _as_dataset(rows, source, description) for split, rows in chosen.items()})
 
 
 def _read_table(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
@@ -180,9 +181,10 @@ def every_row(arguments: TaskArguments) -> datasets.Dataset:
     return _as_dataset([row for rows in source.rows.values() for row in rows], source)
 
 
-def _as_dataset(rows: list[Row], source: TaskSource) -> datasets.Dataset:
+def _as_dataset(rows: list[Row], source: TaskSource, description: str = "") -> datasets.Dataset:
     string = datasets.Value("string")
     columns = {"text": string, "label": label_feature(source.problem_type, source.names), ID: string}
     columns |= {PAIR: string} if any(row.text_pair is not None for row in rows) else {}
     values = {name: [getattr(row, name) for row in rows] for name in columns}
-    return datasets.Dataset.from_dict(values, features=datasets.Features(columns))
+    info = datasets.DatasetInfo(description=description, features=datasets.Features(columns))
+    return datasets.Dataset.from_dict(values, info=info)

@@ -94,7 +94,7 @@ def predict(
     are_pairs = len(texts) > 0 and isinstance(texts[0], tuple)
     for row, text in enumerate(texts):
         parts = text if are_pairs and isinstance(text, tuple) else (text,)
-        if len(parts) != 1 + are_pairs or not all(isinstance(part, str) for part in parts):
+        if len(parts) != 1 + are_pairs or not all(isinstance(part, str) and part.strip() for part in parts):
             raise UserError(f"Row {row} (from 0) has no text: fill or drop it.")
     predictions, truncated = _classify(texts, model, batch_size, threshold, freeze, show_progress=False)
     if truncated:
@@ -120,8 +120,6 @@ def predict_command(arguments: PredictArguments) -> Json:
     target = None if arguments.output is None else output_file(arguments.output)
     if target is not None and target.suffix not in WRITERS:
         raise UserError(f"--output {target} ends in {target.suffix!r}; known are {', '.join(WRITERS)}.")
-    if target is not None and arguments.input and target == Path(arguments.input).expanduser().resolve():
-        raise UserError(f"--output {target} is the input itself: name another file.")
     table, column, place = _read_input(arguments)
     texts = _texts_in(table, column, arguments.text_pair_column)
     empty = [row for row, text in enumerate(texts) if text is None]

@@ -158,8 +158,10 @@ def score(arguments: ScoreArguments) -> Json:
 
 
 def output_file(output: str) -> Path:
-    """The file of `--output`; raises UserError where it cannot be written."""
+    """The file of `--output`; raises UserError where it cannot be written, or is one already."""
     target = Path(output).expanduser().resolve()
+    if target.is_file():
+        raise UserError(f"--output {output} exists: name a new file, or delete that one.")
     if target.is_dir() or not target.parent.is_dir():
         raise UserError(f"--output {output} is a folder, or is in none: name a file in a folder that exists.")
     with refusing(f"--output {output} cannot be written", "name another file", OSError):

@@ -90,7 +90,7 @@ def recommend(difference: Interval, scores: Sequence[Json], metric: str = "accur
         return f"Take the linear model ({BASELINE_FILE}): it is {points} above the committee ({_ends(difference, -1)})."
     if difference.value == 0:
         same = f"{METRICS[metric]}, {of_model[COMMITTEE]:.3f}"
-        return f"Too close to call: committee and {LINEAR} have the same {same}, on these test rows."
+        return f"Too close to call: committee and {LINEAR} have the same {same}; more labelled rows would tell."
     ahead = difference.value > 0
     side, better = ("above", "the committee") if ahead else ("below", f"the linear model ({BASELINE_FILE})")
     close = f"Too close to call: the committee is {points} {side} {LINEAR} ({interval})"
@@ -163,6 +163,8 @@ def notes(results: Json) -> dict[str, list[str]]:
         f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows, with 95% intervals: "
         "of other rows, not of other seeds."
     ]
+    if results["left_out"]:
+        about.append(f"{results['left_out'][0].upper()}{results['left_out'][1:]}.")
     if counts["test"] < MANY_TESTED:
         about.append(f"{counts['test']} test rows are few, so their scores say little.")
     if facts["longer"]:

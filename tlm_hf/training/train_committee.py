@@ -152,7 +152,7 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         shutil.rmtree(work)
         run.discard()
         raise
-    return output, *_train(run, [*splits.values()], arguments, encoders, tuning, fit)
+    return output, *_train(run, [*splits.values()], arguments, encoders, tuning, fit, task["train"].info.description)
 
 
 def _train(
@@ -162,6 +162,7 @@ def _train(
     encoders: list[str],
     tuning: Json,
     fit: Callable[[], str | None],
+    left_out: str,
 ) -> tuple[Json, Joined]:
     """Steps 4 and 5 of `train_from_table`: linear models, members and committee, and what is said of them."""
     # 4. Linear models and members
@@ -202,6 +203,7 @@ def _train(
         "time_budget": within,
         "kind": KIND_WORDS[problem_of(task)].format(len(class_names(task))),
         "rows": {split: len(rows) for split, rows in task.items()},
+        "left_out": left_out,
         "class_rows": per_label(*task.values()),
         "committee": joined.results["test"],
         **{name: joined.results[name] for name in OF_COMMITTEE},
