@@ -160,8 +160,8 @@ def notes(results: Json) -> dict[str, list[str]]:
     learned = "" if results["keep_validation"] else f" ({others}linear models learn from them too)"
     sizes = f"{counts['train']:,} train, {counts['validation']:,} validation{learned}, {counts['test']:,} test"
     about = [
-        f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows, with 95% intervals: "
-        "of other rows, not of other seeds."
+        f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows; their 95% intervals "
+        "allow for other test rows, not for other seeds."
     ]
     if results["left_out"]:
         about.append(f"{results['left_out'][0].upper()}{results['left_out'][1:]}.")
