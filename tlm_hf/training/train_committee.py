@@ -114,11 +114,8 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
     _check_options(arguments)
     logger.info("1 of 5: reading the table")
     task = _load_data(data, arguments)
-    if arguments.encoder == [OWN_TEXT]:
-        arguments.encoder, recipe = [], OWN_TEXT_RECIPE
-    else:
-        arguments.encoder = arguments.encoder or list(pretrained())
-        recipe = next(recipe for most, recipe in RECIPES.items() if len(task["train"]) <= most)
+    of_size = next(recipe for most, recipe in RECIPES.items() if len(task["train"]) <= most)
+    recipe = of_size if arguments.encoder else OWN_TEXT_RECIPE
     more_texts = load_corpus(arguments.corpus)["train"]["text"][:] if arguments.corpus is not None else []
 
     # 2. The output folder
@@ -220,6 +217,7 @@ def _train(
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
+    """Refuse what cannot be; `encoder` becomes the encoders' names, none where they are to be pre-trained here."""
     arguments.encoder = [arguments.encoder] if isinstance(arguments.encoder, str) else list(arguments.encoder)
     check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
@@ -231,14 +229,14 @@ def _check_options(arguments: OwnDataArguments) -> None:
         if arguments.encoder == [OWN_TEXT]:
             raise UserError("--time-budget bounds fine-tuning: with --encoder none give --pretrain-steps instead.")
     unused = [entry for entry in OF_OWN_TEXT if getattr(arguments, entry) != getattr(OwnDataArguments(), entry)]
-    encoders = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder or list(pretrained())
-    if unused and encoders:
+    arguments.encoder = [] if arguments.encoder == [OWN_TEXT] else arguments.encoder or list(pretrained())
+    if unused and arguments.encoder:
         raise UserError(f"{flag(unused[0])} works only for encoders that are pre-trained here: add --encoder none.")
-    for name in encoders:
+    for name in arguments.encoder:
         config = loading.read_encoder_config(name)
         loading.load_matching_tokenizer(name, config["vocab_size"])
         check_length(arguments.max_length, name, config["max_position_embeddings"])
-    check_one_tokenizer(encoders)
+    check_one_tokenizer(arguments.encoder)
 
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
