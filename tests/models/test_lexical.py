@@ -11,12 +11,14 @@ from conftest import SENTENCES
 from helpers_models import stock_committee
 from scipy.special import logsumexp, softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from transformers import AutoModelForSequenceClassification
 
 from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
-from tlm_hf.models.lexical_committee import MULTIPLIER, PRIME, hash_words
+from tlm_hf.models.lexical_committee import MULTIPLIER, PRIME, LexicalTable, hash_words
 from tlm_hf.runtime import load
+from tlm_hf.training import lexical
 from tlm_hf.training.lexical import BUCKETS, STRENGTH, add_table, fit_lexical, lexical_logits, weigh
 
 TEXTS = [" ".join(SENTENCES[place : place + 2]) for place in range(len(SENTENCES) - 1)] * 2
@@ -100,7 +102,7 @@ def test_it_reads_longer_texts_than_members_in_every_form_of_a_committee(tokeniz
     vectors = np.random.default_rng(0).normal(size=(len(tokenizer), 5))
     table = fit_lexical(tokenizer, vectors, rows_of(np.arange(len(TEXTS)) % 3), 3)
     by_words = table(batch["input_ids"], batch["attention_mask"]).numpy()
-    add_table(committee, table, 0.5, 4.0, tokenizer.model_max_length)
+    add_table(committee, table, (0.5, 4.0, 0.0), tokenizer.model_max_length)
     np.testing.assert_allclose(committee[0](**cut).logits.detach().numpy(), members[:, 0], atol=1e-5)
     votes = 0.5 * members + 4.0 * by_words[:, None]
     expected = softmax((logsumexp(votes - logsumexp(votes, axis=-1, keepdims=True), axis=1)) / 1.3, axis=-1)
@@ -147,9 +149,26 @@ def test_members_and_table_are_weighed_by_validation():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, 400)
     right, noise = 4 * np.eye(3)[labels] + rng.normal(size=(400, 3)), rng.normal(size=(400, 2, 3))
-    share, scale = weigh(noise, 0.1 * right, labels, "probabilities")
+    share, scale, _ = weigh(noise, 0.1 * right, labels, "probabilities")
     assert share < 0.15 < 6 < scale
-    share, scale = weigh(0.5 * np.stack([right, right], axis=1), noise[:, 0], labels, "probabilities")
+    share, scale, _ = weigh(0.5 * np.stack([right, right], axis=1), noise[:, 0], labels, "probabilities")
     assert share > 1
     assert scale < 2
-    assert weigh(noise[:1], right[:1], labels[:1], "logits") == pytest.approx((0.15, 6.0), rel=0.3)
+    assert weigh(noise[:1], right[:1], labels[:1], "logits") == pytest.approx((0.15, 6.0, 0.0), rel=0.3)
+
+
+def test_with_several_labels_the_table_is_calibrated_as_by_logistic_regression(monkeypatch):
+    """Oracle: scikit-learn's logistic regression of one feature."""
+    monkeypatch.setattr(lexical, "TRUST", 0.0)
+    rng = np.random.default_rng(0)
+    labels = (rng.random((500, 3)) < 0.2).astype(float)
+    words = labels + rng.normal(size=(500, 3))
+    platt = LogisticRegression(C=np.inf).fit(words.reshape(-1, 1), labels.ravel())
+    kind = "multi_label_classification"
+    _, scale, offset = weigh(np.zeros((500, 1, 3)), words, labels, "probabilities", kind)
+    assert (scale, offset) == pytest.approx((platt.coef_.item(), platt.intercept_.item()), rel=1e-2)
+    committee, _ = stock_committee(vocab_size=7)
+    table = LexicalTable(7, BUCKETS, 3)
+    bias = table.bias.clone()
+    add_table(committee, table, (0.5, 4.0, -1.5), 16)
+    torch.testing.assert_close(table.bias, 4 * bias - 1.5)

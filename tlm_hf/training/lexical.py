@@ -167,41 +167,49 @@ def weigh(
     combination: str,
     problem_type: str = SINGLE,
     start: tuple[float, float] = OF_TEXTS,
-) -> tuple[float, float]:
-    """Factors of the members' logits (texts, members, classes) and of the table's (texts, classes).
+) -> tuple[float, float, float]:
+    """Factors of the members' logits (texts, members, classes) and of the table's (texts, classes), and an offset.
 
-    They minimise the negative log-likelihood of validation labels, and stay near `start` where that says little. In a
-    regression they sum to 1 and minimise the squared error.
+    They minimise the negative log-likelihood of validation labels, the factors near `start` where that says little. The
+    offset is 0 but for several labels a text, whose logits count by themselves (Platt, 1999). In a regression the
+    factors sum to 1 and minimise the squared error.
     """
     if problem_type == REGRESSION:
         apart, error = members.mean(axis=1)[:, 0] - lexical[:, 0], labels - lexical[:, 0]
         best = float(np.clip(apart @ error / max(apart @ apart, 1e-12), LEAST_SHARE, 1))
-        return best, 1 - best
+        return best, 1 - best, 0.0
     rows, first = np.arange(len(labels)), np.log(start)
 
-    def cost(logs: np.ndarray) -> float:
-        share, scale = np.exp(logs).astype(np.float32)
-        joined = torch.from_numpy(share * members + scale * lexical[:, None])
+    def cost(values: np.ndarray) -> float:
+        share, scale = np.exp(values[:2]).astype(np.float32)
+        joined = torch.from_numpy(share * members + scale * lexical[:, None] + np.float32(values[2:].sum()))
         logits = combine(joined, combination, problem_type=problem_type).numpy()
         if problem_type == MULTI:
             loss = (np.logaddexp(0, logits) - labels * logits).sum()
         else:
             loss = -log_softmax(logits, axis=-1)[rows, labels].sum()
-        return float(TRUST * ((logs - first) ** 2).sum() + loss)
+        return float(TRUST * ((values[:2] - first) ** 2).sum() + loss)
 
-    share, scale = np.exp(minimize(cost, first, method="Nelder-Mead").x)
-    return float(share), float(scale)
+    begin = np.append(first, 0) if problem_type == MULTI else first
+    simplex = np.vstack([begin, begin + np.eye(len(begin))])  # its own would hardly move what starts at 0
+    found = minimize(cost, begin, method="Nelder-Mead", options={"initial_simplex": simplex}).x
+    share, scale = np.exp(found[:2])
+    return float(share), float(scale), float(found[2:].sum())
 
 
 @torch.no_grad()
 def add_table(
-    committee: CommitteeForSequenceClassification, table: LexicalTable, share: float, scale: float, max_tokens: int
+    committee: CommitteeForSequenceClassification,
+    table: LexicalTable,
+    factors: tuple[float, float, float],
+    max_tokens: int,
 ) -> None:
-    """Change a committee and a table in place: the members' logits times `share`, plus the table's times `scale`.
+    """Change a committee and a table in place, by the factors and the offset of `weigh`.
 
     The table reads `max_tokens` of a text.
     """
-    for weights in (table.weight, table.bias):
-        weights.mul_(scale)
+    share, scale, offset = factors
+    table.weight.mul_(scale)
+    table.bias.mul_(scale).add_(offset)
     committee.lexical, committee.config.lexical_buckets = table, BUCKETS
     committee.config.member_weight, committee.config.max_tokens = share, max_tokens
