@@ -1,8 +1,8 @@
 """Several labels, a number, and pairs of texts beside scikit-learn: `TLM_DATA=DIR python examples/kinds.py FILE.json`.
 
 The tables are made of AG News and DBpedia: two paragraphs joined have the labels of both; an article without its digits
-has the year that it names first; a pair of news is of one class or of two. 300 rows (or 2,000) train, 500 test; of each
-kind there are five tables, with the same test rows.
+has the year that it names first; a pair of news is of one class or of two. 300 rows (or 2,000) and
+100 more for validation, on which members train in turn, and 500 test rows; of each kind five tables, one test split.
 """
 
 import re

@@ -42,9 +42,11 @@ def read_config(source: str, needs_weights: bool = True) -> Json:
     elif folder.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         embedded = "".join(f", {name}" for name in pretrained())
         raise UserError(f"The model {source!r} is neither a folder nor a Hub name (owner/name{embedded}).")
-    lookup = f"There is no folder {source!r} here, and the Hub lookup failed"
-    not_there = refusing(lookup, "train it first, or check the name", *([] if folder.is_dir() else [OSError]))
-    with refusing(f"The model {source!r} cannot be opened", RESTORE, OSError, ValueError), not_there:
+    what, remedy = f"The model {source!r} cannot be opened", RESTORE
+    if not folder.is_dir():
+        what = f"There is no model {source!r}: no such folder is here, and the Hub lookup failed"
+        remedy = "train it first, or check the name"
+    with refusing(what, remedy, OSError, ValueError):
         config, _ = TLMConfig.get_config_dict(model_folder(source))
     known = ("bert", TLMConfig.model_type, *COMMITTEES)
     if config.get("model_type") not in known:

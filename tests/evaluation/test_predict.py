@@ -245,6 +245,7 @@ def test_several_labels_a_text(save_model, sentences, tmp_path, capsys, ending):
     assert said["texts"] == 12
     task = write_csv(tmp_path / "moon.csv", [{"text": "a", "label": "sea"}, {"text": "b", "label": "sea|moon"}])
     assert "moon" in refused(capsys, "score", "--model", model, "--task", task)
+    assert "exists" in refused(capsys, "score", "--model", model, "--task", task, "--output", task)
 
 
 def test_a_regression(save_model, sentences, tmp_path, capsys):

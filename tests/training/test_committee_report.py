@@ -7,9 +7,11 @@ from typing import Any
 import datasets
 import numpy as np
 
+from tlm_hf.cards import CardFacts, render_card
 from tlm_hf.data.tokenization import TextFacts
 from tlm_hf.evaluation.intervals import Interval
 from tlm_hf.models.combination_committee import SINGLE
+from tlm_hf.runs.provenance import provenance
 from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, doubtful_rows, notes, recommend, write_page
 
 NASTY = "<script>alert(1)</script> & 'a'"
@@ -17,7 +19,7 @@ INTERVAL = {"value": 0.7512, "low": 0.6123, "high": 0.8891}
 RESULTS = {
     "output_dir": "out",
     "rows": {"train": 42, "validation": 9, "test": 11},
-    "left_out": "left out 1 (empty text)",
+    "reading": "left out 1 (empty text)",
     "kind": "2 classes",
     "labels": ["farm", NASTY],
     "scores": [{"model": name, "accuracy": INTERVAL, "macro_f1": INTERVAL} for name in ("committee", "majority class")],
@@ -81,7 +83,7 @@ def test_rows_on_which_members_differ_are_shown_of_several_members_alone():
 def test_advice():
     about, advice = notes(RESULTS).values()
     assert "62 rows" in about[0]
-    assert about[1] == "Left out 1 (empty text)."
+    assert about[1] == "Of the source: left out 1 (empty text)."
     assert "11 test rows are few" in about[2]
     cut, share = "2 of 62 texts are longer than 128 tokens and are cut", "(1.8% of all tokens)"
     assert about[3] == f"{cut} for the members {share}; the table of words reads 512 (longer than that: 1)."
@@ -104,3 +106,11 @@ def test_a_model_no_better_than_the_majority_is_not_recommended():
         sentence = recommend(Interval(0.5 - accuracy, -0.4, -0.01), scores)
         assert said in sentence
     assert "30.0 points of accuracy above the committee (95% interval of the difference +1.0 to +40.0)" in sentence
+
+
+def test_names_of_the_table_are_escaped_in_its_card():
+    results = RESULTS | {"reading": f"labels that differ in case: {NASTY}", "parameters": 3, **provenance()}
+    facts = CardFacts("a table", plots={}, commands=[], licence="unknown", language=None, example="a new text")
+    card = render_card("committee", "out", results | {"notes": notes(results)}, facts, "table")
+    assert "Of the source: labels that differ in case: &lt;script" in card
+    assert "<script" not in card

@@ -61,8 +61,9 @@ def load_task(task: str | Path | datasets.Dataset | datasets.DatasetDict, **opti
     `KEYWORDS` by their short names. Splits that the source lacks come out of its training rows. Rows depend on the
     texts and the seed alone; fewer training rows are a subset of more. Rows without text or label are left out, and
     those whose text is in another split: test comes before validation before train; each split's `info.description`
-    counts them. With `problem_type` multi the labels are lists of classes, with regression numbers; pairs of texts have
-    a column `text_pair`. Raises UserError for what cannot be read, or an option without use.
+    counts them (not those of `drop_leakage`). With `problem_type` multi the labels are lists of classes, with
+    regression numbers; pairs of texts have a column `text_pair`. Raises UserError for what cannot be read, or an
+    option without use.
     """
     named = {KEYWORDS.get(name, name): value for name, value in options.items()}
     return load_task_from(TaskArguments(task=task, **named))  # type: ignore[arg-type]

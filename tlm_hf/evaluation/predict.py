@@ -61,7 +61,7 @@ class PredictArguments(TextFormat):
     on_empty: str = option("keep", "Rows without text: empty predictions, or error.", choices=["keep", "error"])
     text_pair_column: str | None = option(None, "Column of --input that holds the second text of each pair.")
     threshold: float | None = option(None, "With several labels a text: the least probability (default: the model's).")
-    output: str | None = option(None, "File to write: .csv, .json, .jsonl or .parquet.")
+    output: str | None = option(None, "New file to write: .csv, .json, .jsonl or .parquet.")
     batch_size: int = option(64, "Texts per pass.")
     freeze: bool = option(True, FREEZE_HELP)
     disable_tqdm: bool = option(False, "No progress bar (for logs).")
@@ -110,11 +110,10 @@ def predict_command(arguments: PredictArguments) -> Json:
     """
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
-    if bool(arguments.texts) == (arguments.input is not None):
-        fault = (
-            "takes --texts or --input, not both" if arguments.texts else "needs --texts or --input, a table or lines"
-        )
-        raise UserError(f"predict {fault}.")
+    if arguments.texts and arguments.input is not None:
+        raise UserError("predict takes --texts or --input, not both.")
+    if not arguments.texts and arguments.input is None:
+        raise UserError("predict needs --texts or --input, a table or lines.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else output_file(arguments.output)

@@ -129,7 +129,7 @@ class ScoreArguments(TaskArguments):
     model: str = option("", "Folder or Hub name.")
     split: str | None = option(None, "Rows of --task; default: test, or a whole single file.", choices=[*SPLITS, "all"])
     text: str | None = option(None, "For an encoder: text for its fixed-mask loss.")
-    output: str | None = option(None, "JSON file for the results.")
+    output: str | None = option(None, "New JSON file for the results.")
     freeze: bool = option(True, FREEZE_HELP)
     disable_tqdm: bool = option(False, "No progress bar (for logs).")
 
@@ -161,7 +161,7 @@ def output_file(output: str) -> Path:
     """The file of `--output`; raises UserError where it cannot be written, or is one already."""
     target = Path(output).expanduser().resolve()
     if target.is_file():
-        raise UserError(f"--output {output} exists: name a new file, or delete that one.")
+        raise UserError(f"--output {output} exists: name a new file.")
     if target.is_dir() or not target.parent.is_dir():
         raise UserError(f"--output {output} is a folder, or is in none: name a file in a folder that exists.")
     with refusing(f"--output {output} cannot be written", "name another file", OSError):

@@ -160,11 +160,11 @@ def notes(results: Json) -> dict[str, list[str]]:
     learned = "" if results["keep_validation"] else f" ({others}linear models learn from them too)"
     sizes = f"{counts['train']:,} train, {counts['validation']:,} validation{learned}, {counts['test']:,} test"
     about = [
-        f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows; their 95% intervals "
-        "allow for other test rows, not for other seeds."
+        f"{sum(counts.values()):,} rows: {sizes}; {results['kind']}. Scores are on the test rows; 95% intervals cover "
+        "the choice of these rows, not of seeds."
     ]
-    if results["left_out"]:
-        about.append(f"{results['left_out'][0].upper()}{results['left_out'][1:]}.")
+    if results["reading"]:
+        about.append(f"Of the source: {results['reading']}.")
     if counts["test"] < MANY_TESTED:
         about.append(f"{counts['test']} test rows are few, so their scores say little.")
     if facts["longer"]:

@@ -116,10 +116,9 @@ def join_members(
         of_texts = OF_FEW if len(task["train"]) <= FEW else OF_TEXTS
         start = OF_PAIRS if PAIR in task["test"].column_names else of_texts
         known = labels["validation"]
-        factors = weigh(logits["validation"], words["validation"], known, combination, problem_type, start)
+        share, scale, offset = weigh(logits["validation"], words["validation"], known, combination, problem_type, start)
         table, tokenizer = words_of
-        add_table(committee, table, factors, tokenizer.model_max_length)
-        share, scale, offset = factors
+        add_table(committee, table, (share, scale, offset), tokenizer.model_max_length)
         logits = {split: share * each + scale * words[split][:, None] + offset for split, each in logits.items()}
 
     # 4. The temperature (and of several labels the threshold), chosen on validation

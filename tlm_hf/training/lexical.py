@@ -199,10 +199,7 @@ def weigh(
 
 @torch.no_grad()
 def add_table(
-    committee: CommitteeForSequenceClassification,
-    table: LexicalTable,
-    factors: tuple[float, float, float],
-    max_tokens: int,
+    committee: CommitteeForSequenceClassification, table: LexicalTable, factors: tuple[float, ...], max_tokens: int
 ) -> None:
     """Change a committee and a table in place, by the factors and the offset of `weigh`.
 

@@ -167,7 +167,8 @@ def check_length(length: int | None, model: str, limit: int) -> None:
 
 def source_name(source: Any) -> str:
     """What results call a corpus or task: its path or name, or what kind of object it is."""
-    return portable_path(source) if isinstance(source, str) else f"a {type(source).__name__} in memory"
+    is_name = isinstance(source, str | os.PathLike)
+    return portable_path(str(source)) if is_name else f"a {type(source).__name__} in memory"
 
 
 def record(

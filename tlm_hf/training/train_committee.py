@@ -159,7 +159,7 @@ def _train(
     encoders: list[str],
     tuning: Json,
     fit: Callable[[], str | None],
-    left_out: str,
+    reading: str,
 ) -> tuple[Json, Joined]:
     """Steps 4 and 5 of `train_from_table`: linear models, members and committee, and what is said of them."""
     # 4. Linear models and members
@@ -200,7 +200,7 @@ def _train(
         "time_budget": within,
         "kind": KIND_WORDS[problem_of(task)].format(len(class_names(task))),
         "rows": {split: len(rows) for split, rows in task.items()},
-        "left_out": left_out,
+        "reading": reading,
         "class_rows": per_label(*task.values()),
         "committee": joined.results["test"],
         **{name: joined.results[name] for name in OF_COMMITTEE},
@@ -243,8 +243,6 @@ def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
     if isinstance(data, pd.DataFrame):
         with refusing("The DataFrame cannot be read", "make its columns text and numbers", ValueError, TypeError):
             data = datasets.Dataset(frame_table(data))
-    elif isinstance(data, Path):
-        data = str(data)
     arguments.data = source_name(data)
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
     task = load_task(data, seed=arguments.seed, **options)
