@@ -131,7 +131,7 @@ def test_what_was_joined_or_guessed_is_said(tmp_path, caplog):
     for name, word in (
         ("blanks.csv", "'neg '"), ("forms.csv", "e\\u0301"), ("semicolon.csv", "';'"),
         ("data.json", "as a DataFrame"),
-        ("cases.csv", "differ in case alone are classes of their own: Neg, neg."),
+        ("cases.csv", "differ in case alone are classes of their own (spell alike what is one): Neg, neg."),
     ):  # fmt: skip
         caplog.clear()
         READ[name][0](tmp_path / name)

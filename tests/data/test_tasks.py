@@ -129,7 +129,7 @@ class TestRows:
     def test_texts_under_two_labels_are_kept_and_said(self, tmp_path, caplog):
         rows = [{"text": f"text {index // 2 if index < 6 else index}", "label": "ab"[index % 2]} for index in range(60)]
         load_task(str(write_csv(tmp_path / "twice.csv", rows)))
-        assert "3 texts of the source have more than one class" in note_of(caplog)
+        assert "3 texts occur with more than one class" in note_of(caplog)
 
     @example(texts=[*range(25)] * 6, seed=0, layout=("train", "validation"))  # validation repeats the training rows
     @given(

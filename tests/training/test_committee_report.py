@@ -21,6 +21,7 @@ RESULTS = {
     "rows": {"train": 42, "validation": 9, "test": 11},
     "reading": "left out 1 (empty text)",
     "kind": "2 classes",
+    "problem_type": SINGLE,
     "labels": ["farm", NASTY],
     "scores": [{"model": name, "accuracy": INTERVAL, "macro_f1": INTERVAL} for name in ("committee", "majority class")],
     "classes": {name: {"precision": 0.1, "recall": 0.234, "f1": 0.3, "texts": 5.0} for name in ("farm", NASTY)},

@@ -51,7 +51,7 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
                 source.rows[split].append(Row(text, label, f"{split}/{place}", "\0".join(texts), *pair))
                 labels_of["\0".join(texts)].add(label)
     if kind == MULTI and (bare := sum(not row.label for rows in source.rows.values() for row in rows)):
-        source.notes.append(f"{bare} texts have no label")
+        source.notes.append(f"{bare} texts have no label, and count as having none of them")
     if kind == MULTI and all(len(row.label) < 2 for rows in source.rows.values() for row in rows):
         source.notes.append("no text has two labels; in a text cell, separate labels with |")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
@@ -87,7 +87,8 @@ def _read_classes(source: TaskSource, table: Table, names: list[str]) -> dict[st
         source.notes += _joined_spellings([cell for of_split in cells.values() for cell in of_split if not several])
         folded = Counter(str(label).casefold() for label in different)
         if alike := [str(label) for label in different if folded[str(label).casefold()] > 1]:
-            source.notes.append(f"labels that differ in case alone are classes of their own: {listed(alike)}")
+            words = "labels that differ in case alone are classes of their own (spell alike what is one)"
+            source.notes.append(f"{words}: {listed(alike)}")
     source.names = names or [str(label) for label in different]
     index = {label: number for number, label in enumerate(different)}
     numbers = {split: [sorted({index[label] for label in each}) for each in rows] for split, rows in labels.items()}

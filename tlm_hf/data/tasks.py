@@ -155,14 +155,19 @@ def _load_rows(arguments: TaskArguments, table: Source | None, every_class: bool
         raise UserError(f"All texts of {name!r} have one {word}: give at least two, or set --label-column.")
     limits = {split: getattr(arguments, size) or defaults.get(split) for split, size in zip(SPLITS, sizes, strict=True)}
     chosen = choose_rows(source, arguments, limits, tenth=known is not None, every_class=every_class)
-    notes = [*filter(None, [left_out(dict(sorted(source.dropped.items())))]), *source.notes]
     if source.two_labels:
-        fate = "copies stay, but in one split alone" if source.problem_type == SINGLE else "they keep the first one"
-        notes.append(f"{source.two_labels} texts of the source have more than one {word}: {fate}")
-    description = "; ".join(notes)
-    if notes:
-        logger.warning("Note: %s: %s.", name, description)
+        fate = "copies stay, but in one split alone" if source.problem_type == SINGLE else "the first one counts"
+        source.notes.append(f"{source.two_labels} texts occur with more than one {word}: {fate}")
+    description = _say_notes(source, name)
     return datasets.DatasetDict({split: _as_dataset(rows, source, description) for split, rows in chosen.items()})
+
+
+def _say_notes(source: TaskSource, name: str) -> str:
+    """Log and return what is to be said of a source: rows left out, and its notes."""
+    said = "; ".join(filter(None, [left_out(dict(sorted(source.dropped.items()))), *source.notes]))
+    if said:
+        logger.warning("Note: %s: %s.", name, said)
+    return said
 
 
 def _read_table(arguments: TaskArguments, source: Source | None = None) -> TaskSource:
@@ -179,10 +184,11 @@ def _read_table(arguments: TaskArguments, source: Source | None = None) -> TaskS
 def every_row(arguments: TaskArguments) -> datasets.Dataset:
     """All usable rows of a table as one split; raises UserError as `read_rows`."""
     source = _read_table(arguments)
-    return _as_dataset([row for rows in source.rows.values() for row in rows], source)
+    description = _say_notes(source, arguments.task)
+    return _as_dataset([row for rows in source.rows.values() for row in rows], source, description)
 
 
-def _as_dataset(rows: list[Row], source: TaskSource, description: str = "") -> datasets.Dataset:
+def _as_dataset(rows: list[Row], source: TaskSource, description: str) -> datasets.Dataset:
     string = datasets.Value("string")
     columns = {"text": string, "label": label_feature(source.problem_type, source.names), ID: string}
     columns |= {PAIR: string} if any(row.text_pair is not None for row in rows) else {}

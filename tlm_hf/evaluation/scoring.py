@@ -210,7 +210,8 @@ def _score_classifier(arguments: ScoreArguments) -> Json:
         remedy = "give the task options of its fine-tuning, such as --task-seed and --train-per-label"
         logger.warning("Note: %s %s (%s).", arguments.model, words, remedy)
     if sha256 is None and loading.trained_on_file(arguments.model, arguments.task):
-        logger.warning("Note: %s was trained on rows of this table, all of which are scored.", arguments.model)
+        words = "was trained on rows of this table, so these scores are too high; --split test has those it did not see"
+        logger.warning("Note: %s %s.", arguments.model, words)
     if arguments.freeze:
         model = freeze_if_possible(model, tokenizer, token_types=arguments.text_pair_column is not None)
     logits, truncated = predict_logits(model, tokenizer, texts, show_progress=not arguments.disable_tqdm)

@@ -118,7 +118,8 @@ def doubtful_rows(test: datasets.Dataset, joined: Joined, answers: np.ndarray) -
         sure = several if problem_type == MULTI else of_class.max(axis=1)
         wrong = (answers != labels).reshape(len(labels), -1).any(axis=1)
         doubt, error, probabilities = -sure, np.where(wrong, sure, -1), sure.tolist()
-        titles = "most uncertain", "confidently wrong"
+        of_all = ", all labels together" if problem_type == MULTI else ""
+        titles = f"most uncertain{of_all}", f"confidently wrong{of_all}"
         predicted, labelled = ([_name(names, each) for each in rows] for rows in (answers, labels))
     columns = {"label": labelled, "predicted": predicted, "probability": probabilities}
     table = pd.DataFrame({"text": as_one_text(texts_of(test)), **columns}, dtype=object)
