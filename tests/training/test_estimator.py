@@ -83,6 +83,8 @@ def test_three_texts_of_a_class_are_enough_and_a_missing_or_continuous_label_is_
 def test_columns_of_other_values_than_0_and_1_are_refused(cell):
     with pytest.raises(UserError, match="0 and 1"):
         TLMClassifier().fit(TEXTS[:4], pd.DataFrame({"sea": [1, 0, 1, cell], "farm": [0, 1, 0, 1]}))
+    with pytest.raises(UserError, match="y has lists"):
+        TLMClassifier().fit(TEXTS[:3], [["sea"], ["sea", "farm"], []])
 
 
 def test_what_is_no_text_is_refused_and_blank_texts_are_left_out(monkeypatch):

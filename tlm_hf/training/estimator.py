@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..data.kinds import label_feature
 from ..data.tables import SPLITS
-from ..errors import UserError, shown
+from ..errors import UserError, refusing, shown
 from ..evaluation.scoring import predict_logits
 from ..models.combination_committee import MULTI, SINGLE
 from .train_committee import train_from_table
@@ -80,7 +80,8 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         """Train on n texts; ValueError for a class of fewer than three, or columns of y with others than 0 and 1."""
         texts = _texts_in(X)
         check_consistent_length(texts, y)
-        missing, y = np.argwhere(pd.isna(np.asarray(y, dtype=object))), np.asarray(y)
+        with refusing("y has lists", "give 0 and 1, one column a label (sklearn's MultiLabelBinarizer)", ValueError):
+            missing, y = np.argwhere(pd.isna(np.asarray(y, dtype=object))), np.asarray(y)
         self.several_ = y.ndim == 2 and y.shape[1] > 1
         if len(missing) and not self.several_:
             raise UserError(f"y has no label at {missing[0][0]} (from 0): fill or drop it.")
