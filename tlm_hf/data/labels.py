@@ -26,7 +26,8 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
     `problem_type` is one of `KINDS`, or None for a guess. UserError for no text, unreadable labels, or many missing.
     """
     kind = KINDS["single" if labels else problem_type or "single"]
-    if not labels and problem_type is None and isinstance(table.label_feature, datasets.List):
+    are_lists = isinstance(table.label_feature, datasets.List)
+    if not labels and problem_type is None and are_lists:
         logger.warning("Note: labels of %s are lists: a text may have several (--problem-type multi).", table.name)
         kind = MULTI
     source = TaskSource({split: [] for split in table.source.splits}, [], problem_type=kind)
@@ -50,9 +51,10 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
                 text, *pair = texts
                 source.rows[split].append(Row(text, label, f"{split}/{place}", "\0".join(texts), *pair))
                 labels_of["\0".join(texts)].add(label)
-    if kind == MULTI and (bare := sum(not row.label for rows in source.rows.values() for row in rows)):
+    bare = sum(not row.label for rows in source.rows.values() for row in rows)
+    if kind == MULTI and bare and not are_lists:  # a list says itself that it is empty
         source.notes.append(f"{bare} texts have no label, and count as having none of them")
-    if kind == MULTI and all(len(row.label) < 2 for rows in source.rows.values() for row in rows):
+    if kind == MULTI and not are_lists and all(len(row.label) < 2 for rows in source.rows.values() for row in rows):
         source.notes.append("no text has two labels; in a text cell, separate labels with |")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
