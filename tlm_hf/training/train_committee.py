@@ -47,15 +47,7 @@ logger = logging.getLogger(__name__)
 TABLE_OPTIONS = [each.name for each in fields(TableFormat)]
 KIND_WORDS = {SINGLE: "{} classes", MULTI: "{} labels, of which a text may have several", REGRESSION: "numbers"}
 # Results of the joining that the command's results repeat.
-OF_COMMITTEE = (
-    "problem_type",
-    "labels",
-    "classes",
-    "temperature",
-    "temperature_interval",
-    "temperature_note",
-    "threshold",
-)
+OF_COMMITTEE = ("labels", "classes", "temperature", "temperature_interval", "temperature_note", "threshold")
 COLUMNS = {"text_column", "label_column", "text_pair_column"}  # which Python has by other names
 OWN_TEXT = "none"  # value of `--encoder` that asks for pre-training on the table's own texts
 OF_OWN_TEXT = ("corpus", "size", "pretrain_steps", "cased", "keep_accents")
@@ -206,6 +198,7 @@ def _train(
         "tfidf": {name: value for name, value in linear.items() if name != "logits"},
         "text_facts": vars(text_facts),
         "time_budget": within,
+        "problem_type": problem_of(task),
         "kind": KIND_WORDS[problem_of(task)].format(len(class_names(task))),
         "rows": {split: len(rows) for split, rows in task.items()},
         "reading": reading,
