@@ -10,7 +10,7 @@ import numpy as np
 from tlm_hf.cards import CardFacts, render_card
 from tlm_hf.data.tokenization import TextFacts
 from tlm_hf.evaluation.intervals import Interval
-from tlm_hf.models.combination_committee import SINGLE
+from tlm_hf.models.combination_committee import MULTI, SINGLE
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.training.committee_report import COMMITTEE, LINEAR, TRIVIAL, doubtful_rows, notes, recommend, write_page
 
@@ -115,3 +115,7 @@ def test_names_of_the_table_are_escaped_in_its_card():
     card = render_card("committee", "out", results | {"notes": notes(results)}, facts, "table")
     assert "Of the source: labels that differ in case: &lt;script" in card
     assert "<script" not in card
+    assert "top_k" not in card
+    several = results | {"notes": notes(results), "problem_type": MULTI, "threshold": 0.35}
+    assert "`top_k=None`" in (card := render_card("committee", "out", several, facts, "table"))
+    assert "at least 0.35 are the answer" in card
