@@ -180,6 +180,13 @@ def test_a_text_that_comes_twice_keeps_its_first_label(kind, caplog):
     assert "the first one counts" in caplog.text
 
 
+def test_a_label_that_no_training_text_has_is_said(caplog):
+    rows = rows_of("multi")
+    splits = {"train": rows, "test": [{**row, "text": f"{row['text']} again", "label": ["moon"]} for row in rows[:5]]}
+    load_task(datasets.DatasetDict({split: datasets.Dataset.from_list(each) for split, each in splits.items()}))
+    assert "no training text has 'moon'." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("cells", "names"),
     [

@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 
 from ..errors import UserError, listed, shown
-from .kinds import REGRESSION, SINGLE, labels_of, problem_of, texts_of
+from .kinds import MULTI, REGRESSION, SINGLE, labels_of, problem_of, texts_of
 from .labels import are_amounts
 from .sources import seeded_order
 from .tables import SPLITS, Row, TaskSource
@@ -48,6 +48,10 @@ def choose_rows(
         rows = [row for group in groups[split] for row in group[: sizes[split]]]
         order = seeded_order([f"{row.label}\0{row.key}" for row in rows], f"{seed}-{split}")
         chosen[split] = [rows[index] for index in order]
+    if source.problem_type == MULTI and chosen["train"]:
+        learned = {number for row in chosen["train"] for number in row.label}
+        if unknown := [shown(name) for number, name in enumerate(source.names) if number not in learned]:
+            source.notes.append(f"no training text has {listed(unknown)}")
     return chosen
 
 
