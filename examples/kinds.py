@@ -1,8 +1,8 @@
 """Several labels, a number, and pairs of texts beside scikit-learn: `TLM_DATA=DIR python examples/kinds.py FILE.json`.
 
 The tables are made of AG News and DBpedia: two paragraphs joined have the labels of both; an article without its digits
-has the year that it names first; a pair of news is of one class or of two. 300 rows (or 2,000) and
-100 more for validation, on which members train in turn, and 500 test rows; of each kind five tables, one test split.
+has the year that it names first; a pair of news is of one class or of two. 300 rows (or 2,000), 100 more for
+validation, on which members train in turn, and 500 test rows; of each kind five tables, one test split.
 """
 
 import re
@@ -17,7 +17,7 @@ from tlm_hf import train_committee
 from tlm_hf.data.sources import data_root, read_source
 from tlm_hf.runs.atomic_files import Json, write_json
 from tlm_hf.runs.provenance import provenance
-from tlm_hf.training.committee_report import LINEAR
+from tlm_hf.training.committee_report import COMMITTEE, LINEAR
 
 VALIDATION, TEST, TABLES = 100, 500, 5
 YEAR = re.compile(r"\b(1[89]\d\d|20[0-2]\d)\b")
@@ -87,8 +87,8 @@ def main(file: str, *names: str) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 _, report = train_committee(table, text="text", output_dir=f"{folder}/out", **options)
             scores.append({row.pop("model"): row for row in report["scores"]})
-        metric = next(iter(scores[0]["committee"]))
-        compared = ("committee", LINEAR, list(scores[0])[-1])
+        metric = next(iter(scores[0][COMMITTEE]))
+        compared = (COMMITTEE, LINEAR, list(scores[0])[-1])
         means = {model: float(np.mean([of_table[model][metric]["value"] for of_table in scores])) for model in compared}
         results[name] = {"rows": count, "metric": metric, "means": means, "tables": scores}
         write_json(Path(file), results | provenance())

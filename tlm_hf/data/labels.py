@@ -51,11 +51,12 @@ def read_rows(table: Table, labels: Sequence[str] = (), problem_type: str | None
                 text, *pair = texts
                 source.rows[split].append(Row(text, label, f"{split}/{place}", "\0".join(texts), *pair))
                 labels_of["\0".join(texts)].add(label)
-    bare = sum(not row.label for rows in source.rows.values() for row in rows)
-    if kind == MULTI and bare and not are_lists:  # a list says itself that it is empty
-        source.notes.append(f"{bare} texts have no label, and count as having none of them")
-    if kind == MULTI and not are_lists and all(len(row.label) < 2 for rows in source.rows.values() for row in rows):
-        source.notes.append("no text has two labels; in a text cell, separate labels with |")
+    if kind == MULTI and not are_lists:  # a list says itself how many labels it has
+        sizes = [len(row.label) for rows in source.rows.values() for row in rows]
+        if bare := sizes.count(0):
+            source.notes.append(f"{bare} texts have no label, and count as having none of them")
+        if max(sizes, default=0) < 2:
+            source.notes.append("no text has two labels; in a text cell, separate labels with |")
     source.two_labels = sum(len(numbers) > 1 for numbers in labels_of.values())
     return source
 
