@@ -141,6 +141,14 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
     assert draws() == {(seed, None) for seed in range(4)}
 
 
+def test_the_deep_reference_may_have_fewer_encoders(expand):
+    fewer = {"committee": {"reference_seeds": 1}, "rates": {"seeds": 1, "follow": 0}}
+    runs = expand(validation=dict.fromkeys(expand(**fewer).runs, 0.5), **fewer).runs.values()
+    tuned = {(run.settings["recipe"], run.settings["seed"]) for run in runs if run.kind == "finetune"}
+    assert {seed for recipe, seed in tuned if recipe == "bert-6"} == {0}
+    assert {seed for recipe, seed in tuned if recipe == "bert-1"} == {0, 1, 2, 3}
+
+
 def test_every_model_has_its_own_rate_unless_the_plan_says_otherwise(expand):
     plans = {own: expand(rates={"variants": own}) for own in (True, False)}
     waits = {own: plan.waiting for own, plan in plans.items()}

@@ -65,7 +65,7 @@ class Planner:
         settings: Json = {"corpus": plan.corpus, "max_length": size.max_length}
         settings |= {"num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size}
         self.tokenizer = StudyRun("tokenizer", "tokenizer", settings)
-        options = plan.committee.model_dump(exclude={"variants"})  # pre-training changes nothing of the time
+        options = plan.committee.model_dump(exclude={"variants", "reference_seeds"})  # they change nothing of the time
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
 
     def subsets(self, seed: int) -> StudyRun:
@@ -183,6 +183,12 @@ class Planner:
             for key, (encoder, seeds) in point.encoders.items()
         }
 
+    def seeds(self, model: str) -> int:
+        """How many encoders of a model finding a compares."""
+        committee = self.plan.committee
+        of_model = committee.reference_seeds if self.recipe(model) == committee.reference else None
+        return of_model or self.plan.pretraining_seeds
+
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """Encoders of a recipe or variant on the whole corpus by seed, with their own fine-tuning seeds."""
         plan, variant = self.plan, self.plan.committee.variants.get(model)
@@ -191,7 +197,7 @@ class Planner:
         if variant is not None:
             model, members, changes = plan.shallow, variant.members, variant.pretraining
         elif model in plan.gap_models:
-            several = plan.pretraining_seeds
+            several = self.seeds(model)
         encoders = {}
         for seed in range(max(members, several)):
             first, count = seed * plan.finetuning_seeds, plan.finetuning_seeds if seed < several else 1
@@ -201,10 +207,12 @@ class Planner:
     def points(self, task: str) -> Iterator[Point]:
         """The points of all findings on a task."""
         plan, shallow, n = self.plan, self.plan.shallow, self.plan.finetuning_seeds
-        scratch: dict[int, tuple[StudyRun | None, list[int]]]
-        scratch = {seed: (None, [seed]) for seed in range(plan.pretraining_seeds * n)}
+
+        def scratch(model: str) -> dict[int, tuple[StudyRun | None, list[int]]]:
+            return {seed: (None, [seed]) for seed in range(self.seeds(model) * n)}
+
         for model in plan.gap_models:
-            yield Point(GAP, task, model, "scratch", model, scratch)
+            yield Point(GAP, task, model, "scratch", model, scratch(model))
             yield Point(GAP, task, model, "pretrained", model, self.encoders(model))
         # Members with other training texts would know more labels together than what they are compared with.
         one_draw = 0 if plan.redraw else None
@@ -213,7 +221,7 @@ class Planner:
             if plan.redraw and model != shallow:  # committees of one encoder are of the shallow recipe alone
                 encoders = {p: (encoder, several[:1]) for p, (encoder, several) in encoders.items()}
             yield Point(COMMITTEE, task, model, "pretrained", model, encoders, draw=one_draw)
-        yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch, draw=one_draw)
+        yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch(shallow), draw=one_draw)
         seeds = {p: [p * n] for p in range(plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):

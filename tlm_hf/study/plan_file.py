@@ -87,6 +87,7 @@ class CommitteePlan(Section):
 
     members: dict[str, Annotated[int, Field(ge=1, le=MOST_MEMBERS)]] = Field(min_length=1)
     reference: str
+    reference_seeds: Count | None = None
     counts: list[Count] = Field(min_length=1)
     batch_size: list[Count] = Field(min_length=1)
     variants: dict[str, VariantPlan] = {}
