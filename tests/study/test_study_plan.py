@@ -11,11 +11,12 @@ import yaml
 from conftest import ROOT, refusal
 
 from tlm_hf.data.tasks import load_task
+from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.study.execute import Record
 from tlm_hf.study.plan import Planner, StudyRun
 from tlm_hf.study.plan_file import PLAN_FILE, read_plan
 from tlm_hf.study.ray_executor import SLOTS, makespan
-from tlm_hf.study.study import START_SECONDS, expected_seconds
+from tlm_hf.study.study import START_SECONDS, StudyArguments, expected_seconds, show_plan
 
 FULL = yaml.safe_load(PLAN_FILE.read_text())
 
@@ -199,6 +200,16 @@ def test_a_deep_encoder_is_expected_to_stop_when_shallow_ones_did():
     unknown, known = (expected_seconds(run, each) - START_SECONDS for each in ({}, records))
     assert unknown / known == pytest.approx(50 * (16 * 1000 / 32) / 400)  # 16 labels, batches of 32
     assert expected_seconds(StudyRun("finetune", "shallow", shallow), records) == pytest.approx(START_SECONDS + 40)
+
+
+def test_records_of_another_recipe_tell_when_one_that_is_asked_for_alone_stops(expand, tmp_path):
+    asked = StudyArguments(size="smoke", results_dir=str(tmp_path), recipes=["bert-6"])
+    unknown = show_plan(asked)["core_hours"]
+    done = finetunings(expand())[0]
+    write_json(tmp_path / "runs" / done.name / "config.json", {"kind": done.kind, **done.settings})
+    found = {"kind": done.kind, "steps": 1, "seconds": 0.1, "validation": {"accuracy": 0.5}}
+    write_json(tmp_path / "runs" / done.name / "results.json", found)
+    assert show_plan(asked)["core_hours"] < unknown
 
 
 TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratch": [{"learning_rate": 1.0}]}

@@ -70,13 +70,17 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan that can be named, those `missing` in order, how many wait for a rate, and the records."""
+    """The runs of a plan that can be named, their records, those `missing` in order, how many wait for a rate.
+
+    `timed` are all records of the folder: those of other tasks and recipes tell how long a run takes.
+    """
 
     planner: Planner
     runs: dict[str, StudyRun]
     waiting: int
     records: dict[str, Record]
     missing: list[StudyRun]
+    timed: dict[str, Record]
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
@@ -87,7 +91,8 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
     runs, waiting = planner.expand(arguments.findings, arguments.tasks, arguments.recipes)
     missing = [run for name, run in runs.items() if name not in records]
-    return State(planner, runs, waiting, {name: records[name] for name in runs if name in records}, missing)
+    of_runs = {name: records[name] for name in runs if name in records}
+    return State(planner, runs, waiting, of_runs, missing, records)
 
 
 def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
@@ -130,7 +135,7 @@ def show_plan(arguments: StudyArguments) -> Json:
     while waiting:  # as if all candidates were equally good
         validation = dict.fromkeys(runs, 0.5) | validation
         runs, waiting = Planner(plan, validation).expand(arguments.findings, arguments.tasks, arguments.recipes)
-    seconds = {name: expected_seconds(run, state.records) for name, run in runs.items()}
+    seconds = {name: expected_seconds(run, state.timed) for name, run in runs.items()}
     left = {name: expected for name, expected in seconds.items() if name not in state.records}
     lines = [[run.kind, run.settings.get("recipe", "")] for run in runs.values()]
     table = pd.DataFrame(lines, columns=["kind", "recipe"]).assign(runs=1, missing=[name in left for name in runs])
@@ -166,7 +171,7 @@ def missing_jobs(arguments: StudyArguments, plan: SizePlan) -> list[Job]:
         for need in needs:
             add(need)
         options = {"kind": run.kind, "settings": run.settings, "output_dir": str(work / run.name), **shared}
-        weight = expected_seconds(run, state.records)
+        weight = expected_seconds(run, state.timed)
         jobs[run.name] = Job(run.name, execute, options, tuple(need.name for need in needs), weight)
 
     for run in [run for run in state.missing if run.kind != "latency"] or state.missing:
