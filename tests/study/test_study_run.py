@@ -121,6 +121,13 @@ def test_the_report_is_equal_the_second_time(study):
     assert before == {name: (study / "results" / name).read_bytes() for name in files}
     rows = json.loads((study / "results" / "rows.json").read_text())["rows"]
     assert {row["finding"] for row in rows} == {"gap", "corpus_size", "overlap", "committee", "labels", "baselines"}
+    # Every committee of one-layer members has the time of its tables too.
+    page = (study / "results" / "REPORT.md").read_text().split("## d. Committees")[1]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\|.*$", page, re.MULTILINE)]
+    frozen = {
+        line[1]: line[table[0].index("ms, frozen")] for line in table if line[0] == "docstrings" and line[2] == "2"
+    }
+    assert float(frozen["committee of bert-1"]) > 0
     for row in rows:
         assert row["low"] - 1e-9 <= row["estimate"] <= row["high"] + 1e-9, row
 

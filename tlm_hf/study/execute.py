@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from ..benchmarks.speed import build_batch, stock_classifier
+from ..benchmarks.speed import CLS, build_batch, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import select_subsets
@@ -163,7 +163,10 @@ def _baseline(measure: Callable[..., Json], settings: Json, folder: Path, root: 
 
 
 def _latency(settings: Json, folder: Path, root: str | None) -> Json:
-    """Median milliseconds of a batch, every second text half as long; weights are new, they do not change times."""
+    """Median milliseconds of a batch, every second text half as long; weights are new, they do not change times.
+
+    Committees of the first recipe are timed as tables too, which one layer without convolutions becomes.
+    """
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
     def build(*recipes: str) -> PreTrainedModel:
@@ -177,6 +180,9 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
     models[f"{reference}, our fast path", 1] = build(reference)
     models |= {(members[0], count): build(*[members[0]] * count) for count in settings["counts"]}
+    for count in settings["counts"]:
+        committee = CommitteeForSequenceClassification.from_members([build(members[0]) for _ in range(count)])
+        models[f"{members[0]}, frozen", count] = committee.freeze(cls_token_id=CLS).eval()
     models |= {(recipe, 1): build(recipe) for recipe in members[1:]}
     models |= {("mixed", len(members)): build(*members)} if len(members) > 1 else {}
     rows = []

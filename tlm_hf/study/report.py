@@ -96,10 +96,13 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
     labels = labels.rename(columns={"members": "labels"})
     is_smallest, index = committee["measure"] == SMALLEST, ["task", "model", "members"]
     one_text = times[times["batch_size"] == 1].set_index(["model", "members"])["milliseconds"]
-    costs = committee.join(one_text, on=["timed_as", "x"]).dropna(subset="seconds").set_index(index)
-    costs = costs.assign(seconds=costs["seconds"].map("{:,.0f}".format), ms=costs["milliseconds"].map("{:.2f}".format))
-    costs = costs.assign(calibration=costs["calibration"].map("{:.3f}".format))
-    costs = costs[["calibration", "seconds", "ms"]].replace("nan", "")
+    costs = committee.assign(frozen=committee["timed_as"] + ", frozen").dropna(subset="seconds")
+    for column, timed in (("ms", "timed_as"), ("ms, frozen", "frozen")):
+        costs = costs.join(one_text.rename(column), on=[timed, "x"])
+    formats = {"calibration": "{:.3f}", "seconds": "{:,.0f}", "ms": "{:.2f}", "ms, frozen": "{:.2f}"}
+    costs = costs.assign(**{name: costs[name].map(form.format) for name, form in formats.items()})
+    costs = costs.set_index(index)[list(formats)].replace("nan", "")
+    costs = costs.loc[:, (costs != "").any()]  # without a record of latency, or one from before tables were timed
     of_gap = baselines if len(gap) else baselines[:0]
     compared = _pivot(committee[~is_smallest], index, tested="accuracy")
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
