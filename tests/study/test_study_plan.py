@@ -150,6 +150,19 @@ def test_the_deep_reference_may_have_fewer_encoders(expand):
     assert {seed for recipe, seed in tuned if recipe == "bert-1"} == {0, 1, 2, 3}
 
 
+def test_committees_of_one_encoder_are_further_fine_tunings_of_the_last_on_the_first_draw(expand):
+    def tuned(**changes):
+        few = {"redraw": True, "rates": {"follow": 0}, **changes}
+        return {run.name: run for run in finetunings(expand(validation=dict.fromkeys(expand(**few).runs, 0.5), **few))}
+
+    before, after = tuned(), tuned(committee={"of_one_encoder": 3})
+    assert set(before) < set(after)
+    new = [after[name].settings for name in set(after) - set(before)]
+    assert sorted(each["seed"] for each in new) == [2, 3, 4, 5]  # behind those of two longer and of four plain members
+    assert {each["task_options"]["train_seed"] for each in new} == {0}
+    assert sorted({each["encoder"].split("-steps-")[1][0] for each in new}) == ["1", "3"]
+
+
 def test_every_model_has_its_own_rate_unless_the_plan_says_otherwise(expand):
     plans = {own: expand(rates={"variants": own}) for own in (True, False)}
     waits = {own: plan.waiting for own, plan in plans.items()}

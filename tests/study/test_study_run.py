@@ -190,6 +190,24 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     assert gap["runs"] == [2, 2]
 
 
+def test_a_committee_of_one_encoder_is_of_its_fine_tunings_and_pays_for_its_pre_training_once(study):
+    name = "committee of one bert-1, fine-tuned several times"
+    found = write_report(arguments(study))["rows"]
+    rows = {row["x"]: row for row in found if (row["model"], row["measure"]) == (name, "accuracy")}
+    encoder = next(name for name in records(study) if name.startswith("pretrain-bert-1-128-texts-4-steps-0-"))
+    whole = [r for r in finetunings(study) if r.settings["task_options"]["train_per_label"] == 8]
+    (second,) = (r for r in whole if (r.settings["encoder"], r.settings["seed"]) == (encoder, 1))
+    rate = second.settings["learning_rate"]  # the chosen one
+    both = [r for r in whole if (r.settings["encoder"], r.settings["learning_rate"]) == (encoder, rate)]
+    stored = [read_logits(study, record.name) for record in both]
+    probabilities = np.mean([softmax(unpack_logits(each["test"]), axis=-1) for each in stored], axis=0)
+    right = (probabilities.argmax(axis=-1) == stored[0]["test_labels"]).mean()
+    assert rows[2]["estimate"] == pytest.approx(right, abs=1e-6)
+    assert rows[2]["runs"] == [1]
+    seconds = {r.name: r.results["seconds"] for r in records(study).values() if "seconds" in r.results}
+    assert rows[2]["seconds"] == round(seconds[encoder] + 2 * np.median([seconds[r.name] for r in both]))
+
+
 def test_the_gap_by_labels_is_that_of_their_runs_at_their_own_rate(study):
     few = [record for record in finetunings(study) if record.settings["task_options"]["train_per_label"] == 4]
     assert {(record.settings["patience"], record.results["rows"]["validation"]) for record in few} == {(3, 27)}

@@ -254,11 +254,12 @@ class Findings:
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])
         if reference != shallow:
             yield self._alike(f"committee of {reference}", None, first[reference, "pretrained"])
-        of_one = [several for several in runs[shallow, "pretrained"].values() if len(several) > 1]
-        yield self._alike(f"committee of one {shallow}, fine-tuned several times", shallow, *of_one)
+        for model in (shallow, *self.plan.committee.variants):
+            of_one = [several for several in runs[model, "pretrained"].values() if len(several) > 1]
+            yield self._alike(f"committee of one {model}, fine-tuned several times", shallow, *of_one, shared=True)
 
-    def _alike(self, model: str, timed_as: str | None, *groups: Sequence[StudyRun]) -> Committees:
-        """All committees of each of the plan's sizes; of several groups within each, whose members share an encoder."""
+    def _alike(self, model: str, timed_as: str | None, *groups: Sequence[StudyRun], shared: bool = False) -> Committees:
+        """All committees of each of the plan's sizes within each group; with `shared` a group has one encoder."""
         found = [logits for logits in map(self.logits, groups) if logits is not None]
         answers, seconds = {}, {}
         encoder, tuning = self._cost([run for several in groups for run in several])
@@ -266,8 +267,8 @@ class Findings:
             large = [(logits, labels) for logits, labels in found if logits.shape[1] >= count]
             if large:
                 right = [committees_right(*each, [*combinations(range(each[0].shape[1]), count)]) for each in large]
-                answers[count] = Answers(np.concatenate(right), len(large) if len(groups) > 1 else large[0][0].shape[1])
-                seconds[count] = count * tuning + encoder * (1 if len(groups) > 1 else count)
+                answers[count] = Answers(np.concatenate(right), len(large) if shared else large[0][0].shape[1])
+                seconds[count] = count * tuning + encoder * (1 if shared else count)
         calibration = {max(answers): self._calibration(groups, max(answers))} if answers else {}
         return Committees(model, timed_as, answers, seconds, calibration)
 

@@ -65,7 +65,7 @@ class Planner:
         settings: Json = {"corpus": plan.corpus, "max_length": size.max_length}
         settings |= {"num_texts": plan.tokenizer_texts, "vocab_size": size.vocab_size}
         self.tokenizer = StudyRun("tokenizer", "tokenizer", settings)
-        options = plan.committee.model_dump(exclude={"variants", "reference_seeds"})  # they change nothing of the time
+        options = plan.committee.model_dump(include={"members", "reference", "counts", "batch_size"})
         self.latency = StudyRun("latency", "latency", {"size": plan.recipe_size, **options})
 
     def subsets(self, seed: int) -> StudyRun:
@@ -220,6 +220,10 @@ class Planner:
             encoders = self.encoders(model)
             if plan.redraw and model != shallow:  # committees of one encoder are of the shallow recipe alone
                 encoders = {p: (encoder, several[:1]) for p, (encoder, several) in encoders.items()}
+            if self.recipe(model) == shallow and plan.committee.of_one_encoder > 1:
+                last, first = max(encoders), 1 + max(seed for _, several in encoders.values() for seed in several)
+                more = range(first, first + plan.committee.of_one_encoder - 1)  # seeds that no other fine-tuning has
+                encoders[last] = (encoders[last][0], [encoders[last][1][0], *more])
             yield Point(COMMITTEE, task, model, "pretrained", model, encoders, draw=one_draw)
         yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch(shallow), draw=one_draw)
         seeds = {p: [p * n] for p in range(plan.pretraining_seeds)}

@@ -89,6 +89,7 @@ class CommitteePlan(Section):
     reference: str
     reference_seeds: Count | None = None
     counts: list[Count] = Field(min_length=1)
+    of_one_encoder: Count = 1
     batch_size: list[Count] = Field(min_length=1)
     variants: dict[str, VariantPlan] = {}
 
