@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlm_hf.data import near_duplicates
-from tlm_hf.data.near_duplicates import drop_leaking, find_leakage, normalise
+from tlm_hf.data.near_duplicates import drop_leaking, find_leakage
 from tlm_hf.errors import UserError
 
 WORDS = ["boat", "Mill", "river", "flour", "bridge", "SALT", "ü2", "ﬁsh", "and", "the"]
@@ -81,21 +81,6 @@ def test_every_pair_is_that_of_the_definition(batch, monkeypatch):
 
     check()
     assert sum(seen) > 100
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The  Mill -- by the RIVER!", "the mill by the river"),
-        ("snake_case's x2", "snake case s x2"),
-        ("ﬁsh Ⅳ Straße １２", "fish iv strasse 12"),
-        ("#39;quot;<br />", "39 quot br"),
-        (" -- \n --", "-- --"),
-        ("", ""),
-    ],
-)
-def test_normalised_text(text, expected):
-    assert normalise(text) == expected
 
 
 def test_four_of_five_shingles_are_near_and_three_of_four_are_not():

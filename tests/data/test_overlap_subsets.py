@@ -13,7 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.distance import jensenshannon
 
 from tlm_hf.data.corpora import load_corpus
-from tlm_hf.data.overlap import TokenOverlap, count_tokens, encode_texts
+from tlm_hf.data.overlap import TokenOverlap
 from tlm_hf.data.overlap_subsets import KINDS, divergence_gradient, select_subsets
 from tlm_hf.data.sources import seeded_order
 from tlm_hf.data.tasks import load_task
@@ -144,19 +144,6 @@ def test_bad_requests_are_refused(corpus, task_counts):
         ((uneven, names, np.eye(VOCABULARY, dtype=int)[40], 2), "max_length"),
     ):
         assert culprit in refusal(select_subsets, *arguments)
-
-
-def test_subsets_of_a_corpus_are_some_of_its_rows(sentences, tokenizer):
-    texts = [f"{one} {other}" for one, other in itertools.permutations(sentences, 2)]
-    task_counts = count_tokens(encode_texts(["bread and flour", "flour and salt"], tokenizer))
-    choice = encode_texts(texts, tokenizer), texts, task_counts, 30
-    subsets, others = select_subsets(*choice), select_subsets(*choice, seed=1)
-    assert list(subsets) == list(KINDS)
-    assert set(others["random"]) != set(subsets["random"])
-    random = [texts[place] for place in subsets["random"]]
-    assert seeded_order(random, 0) == list(range(30))  # of seed 0, on which the study relies
-    for places in subsets.values():
-        assert len(set(places)) == len(places) == 30
 
 
 def test_the_command_measures_as_the_class_does(tmp_path, capsys):

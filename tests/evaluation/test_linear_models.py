@@ -1,6 +1,5 @@
 """The baselines' rows against scikit-learn and sentence-transformers used directly."""
 
-import numpy as np
 import pytest
 from scipy.sparse import hstack
 from sklearn.base import clone
@@ -59,13 +58,6 @@ def test_a_best_regularisation_at_the_edge_is_followed():
     assert baselines._beyond_edge({0.1: 0.7, 1.0: 0.6, 10.0: 0.5}) == pytest.approx([0.01])
     assert baselines._beyond_edge({0.1: 0.5, 1.0: 0.6, 10.0: 0.6}) == []  # the first of equals, inside
     assert baselines._beyond_edge({1e3: 0.5, 1e4: 0.6}) == []
-
-
-def test_two_classes_have_two_logits(task):
-    two = task.filter(lambda row: row["label"] < 2)
-    found = baselines.fit_tfidf(two)[0]
-    assert found["logits"]["test"].shape == (len(two["test"]), 2)
-    assert found["accuracy"] == (found["logits"]["test"].argmax(-1) == np.array(two["test"]["label"][:])).mean()
 
 
 def test_texts_without_a_word_of_two_letters_are_learned(task):

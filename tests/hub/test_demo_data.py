@@ -1,32 +1,11 @@
 """`tlm demo` on the committees that the commands wrote."""
 
-import itertools
-import json
 from contextlib import chdir
 
 import datasets
-import numpy as np
 import pytest
 from helpers_commands import refused
 from helpers_family import family
-
-from tlm_hf.data.tasks import load_task
-from tlm_hf.evaluation.scoring import predict_logits
-from tlm_hf.loading import load_classifier, load_classifier_tokenizer
-
-
-def test_every_committee_of_the_members_has_the_scores_of_its_models():
-    (task,) = json.loads((family() / "demo" / "demo.json").read_text())["tasks"]
-    test = load_task(str(family() / "task.csv"))["test"]
-    folder = str(family() / "together")
-    committee = load_classifier(folder)
-    logits, _ = predict_logits(committee, load_classifier_tokenizer(folder, committee), test["text"][:], 8, False, True)
-    parts = [parts for size in (1, 2) for parts in itertools.combinations(range(2), size)]
-    assert set(task["scores"]) == {"deep", *(" ".join(map(str, part)) for part in parts)}
-    for part in parts:
-        mean = (np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[:, part].mean(axis=1)
-        accuracy = (mean.argmax(-1) == np.array(test["label"])).mean()
-        assert task["scores"][" ".join(map(str, part))]["accuracy"] == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize(

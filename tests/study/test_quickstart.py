@@ -2,10 +2,9 @@
 
 from dataclasses import asdict
 
-import pytest
 from matplotlib import pyplot as plt
 
-from tlm_hf.study.quickstart import TableRow, draw_plot, report_text, spread, table
+from tlm_hf.study.quickstart import TableRow, draw_plot, report_text, table
 
 ROWS = [
     TableRow("bert-1", 1234567, [0.50, 0.60, 0.70], [0.65, 0.75, 0.85], 1.234),
@@ -28,15 +27,6 @@ def cells(markdown: str) -> list[list[str]]:
     """Cells of a Markdown table without its rule."""
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|-")]
-
-
-def test_gap_is_the_difference_of_means_and_spread_is_the_sample_standard_deviation():
-    assert [row.gap for row in ROWS[:3]] == pytest.approx([0.15, -0.025, 0.17])
-    assert [row.gap for row in ROWS[3:]] == [None, None]
-    # Deviations -0.1, 0, 0.1: variance 0.02 / (3 - 1).
-    assert spread([0.5, 0.6, 0.7]) == "0.600 ± 0.100 (3 runs)"
-    assert spread([0.525]) == "0.525"
-    assert spread([]) == ""
 
 
 def test_table():

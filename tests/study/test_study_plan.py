@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, refusal
+from conftest import refusal
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.runs.atomic_files import write_json
@@ -116,12 +116,6 @@ def test_members_with_more_steps_leave_every_other_run_its_name(expand):
     new = [run for name, run in after.runs.items() if name not in before.runs]
     pretrainings = [run.settings for run in new if run.kind == "pretrain"]
     assert [(settings["max_steps"], settings["seed"]) for settings in pretrainings] == [(40, 0), (40, 1)]
-
-
-def test_committed_records_are_those_of_the_plan(expand):
-    records = {path.name for path in (ROOT / "results" / "study" / "laptop" / "runs").iterdir()}
-    others = {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
-    assert others <= set(expand("laptop").runs)
 
 
 @pytest.mark.skipif("TLM_DATA" not in os.environ, reason="TLM_DATA is not set: no real tasks to read")
