@@ -30,7 +30,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
 from tlm_hf.commands.common import Parser, run_command
-from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.sources import data_root
 from tlm_hf.data.task_splits import learnable
 from tlm_hf.data.tasks import load_task
@@ -150,7 +149,7 @@ def choose_on_vectors(vectors: dict[str, np.ndarray], task: datasets.DatasetDict
 
 def run_count_vectors(task: datasets.DatasetDict, folder: Path) -> Trained:
     """As `run_committee`; the mean of the word rows of the counted encoder."""
-    tokenizer = load_tokenizer(model_folder(COUNTED))
+    tokenizer = load_tokenizer(COUNTED)
     rows = word_vectors(tokenizer, [COUNTED])
     means = text_means(tokenizer, rows)
     scores = choose_on_vectors({split: means(task[split]["text"][:]) for split in task}, task)

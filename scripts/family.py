@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tlm_hf.data.embedded import model_folder
 from tlm_hf.data.kinds import class_names
 from tlm_hf.data.tasks import load_task
 from tlm_hf.data.tokenization import load_tokenizer
@@ -62,7 +61,7 @@ def run_task(name: str, seeds: Sequence[int], output: Path) -> list[Json]:
     task = load_task(source, **sizes)
     labels, of_members = np.array(task["test"]["label"][:]), np.stack(logits, axis=1)
     answers = {side: Answers(committees_right(of_members, labels, chosen)) for side, chosen in sides.items()}
-    tokenizer = load_tokenizer(model_folder(COUNTED))
+    tokenizer = load_tokenizer(COUNTED)
     vectors = word_vectors(tokenizer, [COUNTED])
     table = fit_lexical(tokenizer, vectors, task["train"], len(class_names(task)))
     for side in ("committee of three", "committee of five"):

@@ -77,15 +77,16 @@ class Schedule:
         return max(0.0, (parts - part) / (parts - 1)) if part else 0.0
 
 
+def _by_name(*entries: Entry) -> dict[str, Entry]:
+    return {vars(entry)["name"]: entry for entry in entries}
+
+
 OUR_START: Any = {"initialization": "counts", "unigram_bias": True, "neighbour_heads": True, "cls_objective": True}
-PRETRAINING_SCHEDULES = {
-    schedule.name: schedule
-    for schedule in (
-        Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, **OUR_START, full_rate_up_to=NARROW),
-        Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
-        Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
-    )
-}
+PRETRAINING_SCHEDULES = _by_name(
+    Schedule("tlm", 2e-3, 0.1, 0.01, False, 0.98, 1.0, 0.3, 0.0, None, **OUR_START, full_rate_up_to=NARROW),
+    Schedule("paper", 5e-5, 0.0, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, parts=50, group_by_length=False),
+    Schedule("paper-repaired", 5e-5, 0.02, 0.01, True, 0.999, 0.0, 0.15, 0.1, 0.02, group_by_length=False),
+)
 
 COMMON = {"batch_size": 32, "weight_decay": 0.01, "dropout": 0.1}
 FINETUNING_SCHEDULES: dict[str, dict[str, float]] = {
@@ -95,28 +96,22 @@ FINETUNING_SCHEDULES: dict[str, dict[str, float]] = {
 """Options that were not given. `paper` (the authors' settings) also decays every weight and lowers the learning rate
 once an epoch; `tlm` decays matrices alone and lowers it each step."""
 
-ARCHITECTURES = {
-    architecture.name: architecture
-    for architecture in (
-        Architecture("bert-6", 6, 12),
-        Architecture("bert-1", 1, 12),
-        Architecture("bert-1-wide", 1, 24),
-        Architecture("bert-1-conv2", 1, 12, ((3, 3), (3, 3)), 64),
-        Architecture("bert-1-conv2-h8", 1, 8, ((3, 3), (3, 3)), 64),
-        Architecture("bert-1-conv3", 1, 12, ((3, 3), (3, 3), (3, 3)), 32),
-        Architecture("bert-1-conv2-k16", 1, 12, ((16, 16), (3, 3)), 64),
-    )
-}
+ARCHITECTURES = _by_name(
+    Architecture("bert-6", 6, 12),
+    Architecture("bert-1", 1, 12),
+    Architecture("bert-1-wide", 1, 24),
+    Architecture("bert-1-conv2", 1, 12, ((3, 3), (3, 3)), 64),
+    Architecture("bert-1-conv2-h8", 1, 8, ((3, 3), (3, 3)), 64),
+    Architecture("bert-1-conv3", 1, 12, ((3, 3), (3, 3), (3, 3)), 32),
+    Architecture("bert-1-conv2-k16", 1, 12, ((16, 16), (3, 3)), 64),
+)
 
-SIZES = {
-    size.name: size
-    for size in (
-        Size("smoke", 1, 1000, 32, 500, 20, 10, 10, conv_channels=4),
-        Size("quickstart", 2, 8000, 64, 30_000, 200, 100, 100),
-        Size("laptop", 4, 8000, 64, 100_000, 1000, 200, 500),
-        Size("paper", 12, 30522, 128, 40_000, 1000, 200, 1000),
-    )
-}
+SIZES = _by_name(
+    Size("smoke", 1, 1000, 32, 500, 20, 10, 10, conv_channels=4),
+    Size("quickstart", 2, 8000, 64, 30_000, 200, 100, 100),
+    Size("laptop", 4, 8000, 64, 100_000, 1000, 200, 500),
+    Size("paper", 12, 30522, 128, 40_000, 1000, 200, 1000),
+)
 
 
 def _find(registry: Mapping[str, Entry], kind: str, name: str) -> Entry:

@@ -84,24 +84,20 @@ _PLAIN_WORD = re.compile(r"[A-Za-z]+(?:['’/-][A-Za-z]+)*")
 _SCHEMA = pa.schema({name: pa.string() for name in ("text", "library", "module", ID, "masked", "split")})
 
 
-def fingerprint() -> str:
-    """SHA-256 (hex) over `EXTRACTION_VERSION` and the installed versions of `CORPUS_LIBRARIES`; raises UserError."""
+def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
+    """Train, validation and test splits of the corpus; the first call takes half a minute, later ones read the cache.
+
+    Columns are `text` (a paragraph), `library`, `module` (a path), `id` (`module#position`) and `masked` (by
+    `mask_names`; None outside of the task). The cache is `cache_dir`, else `TLM_CACHE`, else `~/.cache/tlm_hf`, by
+    `EXTRACTION_VERSION` and the versions of `CORPUS_LIBRARIES`. Raises UserError where one is not installed.
+    """
     key: Json = {"extraction": EXTRACTION_VERSION, "libraries": {}}
     for library in CORPUS_LIBRARIES:
         try:
             key["libraries"][library] = importlib.metadata.version(_DISTRIBUTIONS.get(library, library))
         except importlib.metadata.PackageNotFoundError:
             raise UserError(NOT_INSTALLED.format(library)) from None
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-
-
-def load_docstrings(cache_dir: Path | None = None) -> datasets.DatasetDict:
-    """Train, validation and test splits of the corpus; the first call takes half a minute, later ones read the cache.
-
-    Columns are `text` (a paragraph), `library`, `module` (a path), `id` (`module#position`) and `masked` (by
-    `mask_names`; None outside of the task). The cache is `cache_dir`, else `TLM_CACHE`, else `~/.cache/tlm_hf`.
-    """
-    name = fingerprint()
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     root = Path(cache_dir or os.environ.get("TLM_CACHE") or Path.home() / ".cache" / "tlm_hf").expanduser()
     table = cached(root / f"docstrings-{name[:16]}.arrow", _SCHEMA, _extract, "TLM_CACHE").data.table
     splits = {split: table.filter(pc.equal(table["split"], split)).drop_columns("split") for split in SPLITS}

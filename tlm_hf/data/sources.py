@@ -92,7 +92,8 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
     if by_split is None:
         loaded = _load(str(path), path=str(path), name=config, cache_dir=str(_cache_of(path, tables)))
     elif kind == "parquet":
-        if sum(map(_size_in_memory, every)) > IN_MEMORY:
+        groups = [group for file in every for group in pq.read_metadata(file).to_dict()["row_groups"]]
+        if sum(group["total_byte_size"] for group in groups) > IN_MEMORY:
             named = {split: [glob.escape(str(part)) for part in parts] for split, parts in by_split.items()}
             loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(_cache_of(path, tables)))
         else:
@@ -109,11 +110,6 @@ def _cache_of(path: Path, tables: Sequence[Path]) -> Path:
     """The folder of the cache for these files, named after their contents."""
     lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
     return Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", hashlib.sha256(lines.encode()).hexdigest()[:32])
-
-
-def _size_in_memory(file: Path) -> int:
-    metadata = pq.read_metadata(file)
-    return sum(metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups))
 
 
 def _read_parquet(files: Mapping[str, Sequence[Path]]) -> datasets.DatasetDict:
@@ -178,16 +174,12 @@ def _find_files(path: Path, tables: list[Path], config: str | None) -> dict[str,
         return named if builder.info.features is None else None
     if config is not None:
         raise UserError(f"{path} has no README.md that names {config!r}: leave the configuration out.")
-    splits: dict[str, list[Path]] = {split: [] for split in SPLIT_WORDS}
-    unread = []
-    for file in () if is_plain else filled:
-        if split := _split_of_file(file.relative_to(path)):
-            splits[split].append(file)
-        else:
-            unread.append(file.name)
-    if unread and any(splits.values()):
+    split_by_file = {} if is_plain else {file: _split_of_file(file.relative_to(path)) for file in filled}
+    found = {split: [file for file in filled if split_by_file.get(file) == split] for split in SPLIT_WORDS}
+    found = {split: files for split, files in found.items() if files}
+    unread = [file.name for file, split in split_by_file.items() if split is None]
+    if unread and found:
         logger.warning("Note: of %s these are not read, for their names tell no split: %s.", path, listed(unread))
-    found = {split: files for split, files in splits.items() if files}
     if not found and len(filled) > 1 and kinds != {"text"}:
         logger.info("%s: its %d files are one table, for no name tells a split.", path, len(filled))
     return found or {"train": filled}

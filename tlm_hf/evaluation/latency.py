@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import Timer, set_torch_threads
 from transformers import PreTrainedModel
 
 Key = TypeVar("Key", bound=Hashable)
@@ -53,11 +53,6 @@ def classifier_latency(
     def classify(model: PreTrainedModel) -> object:
         return model(**tokenizer([text], **options)).logits
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        with torch.inference_mode():
-            calls = {name: partial(classify, model.eval()) for name, model in models.items()}
-            return {name: 1000 * seconds for name, seconds in alternating_medians(calls, rounds).items()}
-    finally:
-        torch.set_num_threads(before)
+    with torch.inference_mode(), set_torch_threads(threads or torch.get_num_threads()):
+        calls = {name: partial(classify, model.eval()) for name, model in models.items()}
+        return {name: 1000 * seconds for name, seconds in alternating_medians(calls, rounds).items()}

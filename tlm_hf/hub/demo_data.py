@@ -56,7 +56,9 @@ def make_demo(arguments: DemoArguments) -> Json:
         raise UserError("demo needs --committees TASK=FOLDER, one of --encoders, and --deep for the same tasks alone.")
     tokenizer = load_tokenizer(str(next(iter(encoders.values()))))
     destination = Path(arguments.output_dir).expanduser().resolve()
-    _check_replaceable(destination, [*committees.values(), *deep.values(), *encoders.values()])
+    own = {DEMO_FILE, COUNTS_FILE, STUDY_FILE}
+    if destination.is_file() or any(path.name not in own for path in destination.glob("*")):
+        raise UserError(f"The output folder {destination} is a file or holds other ones: choose another --output-dir.")
     if arguments.study is not None and not {"rows", "reference"} <= read_json(arguments.study).keys():
         raise UserError(f"--study {arguments.study} is not of a study: name the rows.json of its report.")
 
@@ -80,15 +82,6 @@ def make_demo(arguments: DemoArguments) -> Json:
             demo["study"] = shutil.copyfile(arguments.study, folder / STUDY_FILE).name
         write_json(folder / DEMO_FILE, demo)
     return {"demo": portable_path(str(destination / DEMO_FILE)), "tasks": list(committees)}
-
-
-def _check_replaceable(destination: Path, inputs: list[Path]) -> None:
-    for folder in inputs:
-        if destination in (folder.resolve(), *folder.resolve().parents):
-            raise UserError(f"The output folder {destination} holds {folder}: choose another --output-dir.")
-    own = {DEMO_FILE, COUNTS_FILE, STUDY_FILE}
-    if destination.is_file() or any(path.name not in own for path in destination.glob("*")):
-        raise UserError(f"The output folder {destination} is a file or holds other ones: choose another --output-dir.")
 
 
 def known_texts(name: str) -> Json:

@@ -13,7 +13,7 @@ from .configuration_tlm import TLMConfig, register_with_peft
 AUTO_MAP = {
     "AutoConfig": "configuration_committee.CommitteeConfig",
     "AutoModel": "modeling_committee.CommitteeModel",  # this one and the next say that it has no single hidden state
-    "AutoModelForMaskedLM": "modeling_committee.CommitteeForMaskedLM",
+    "AutoModelForMaskedLM": "modeling_committee.CommitteeModel",
     "AutoModelForSequenceClassification": "modeling_committee.CommitteeForSequenceClassification",
 }
 

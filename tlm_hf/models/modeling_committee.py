@@ -167,7 +167,7 @@ class CommitteeForSequenceClassification(CommitteePreTrainedModel):  # trf-ignor
 
 
 class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057
-    """`AutoModel` of a committee: raises one clear sentence."""
+    """`AutoModel` and `AutoModelForMaskedLM` of a committee: raises one clear sentence."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         return cls.from_pretrained("This model")
@@ -177,10 +177,6 @@ class CommitteeModel(CommitteePreTrainedModel):  # trf-ignore: TRF057
         lacks = "which has no single hidden state and no language-model head"
         remedy = "open it with AutoModelForSequenceClassification"
         raise ValueError(f"{pretrained_model_name_or_path} is a committee, {lacks}: {remedy}.")
-
-
-class CommitteeForMaskedLM(CommitteeModel):  # trf-ignore: TRF057
-    """`AutoModelForMaskedLM` of a committee: raises the same sentence."""
 
 
 CommitteeForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")

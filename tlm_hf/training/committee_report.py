@@ -4,7 +4,6 @@ import base64
 import logging
 import shlex
 import shutil
-import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..data.kinds import as_one_text, class_names, labels_of, problem_of, texts_
 from ..data.tokenization import TextFacts
 from ..evaluation.calibration import choose_threshold
 from ..evaluation.intervals import Interval, draw_scores, intervals
-from ..evaluation.latency import measure_seconds, watch
+from ..evaluation.latency import alternating_medians, watch
 from ..evaluation.metrics import HEADLINE, answers_of, class_table
 from ..export import measure_tables, write_frozen
 from ..models.combination_committee import MULTI, REGRESSION, SINGLE
@@ -226,7 +225,7 @@ def freeze_joined(joined: Joined, texts: list[Any], folder: Path) -> Json | None
         return None
     model, text = runtime.load(folder), sorted(texts, key=len)[len(texts) // 2]
     is_busy = watch()
-    seconds = statistics.median(measure_seconds(partial(model, text)) for _ in range(30))
+    seconds = alternating_medians({"one": partial(model, text)}, 30)["one"]
     tables = measure_tables(joined.committee, joined.tokenizer, folder)
     return {"tables": tables, "latency": {"milliseconds": 1000 * seconds, "is_busy": is_busy()}}
 

@@ -107,16 +107,14 @@ class TLMClassifier(ClassifierMixin, BaseEstimator):
         rng = np.random.default_rng(self.seed)
         chosen: dict[str, list[int]] = {split: [] for split in SPLITS}
         for group, count in enumerate(counts):
-            rows = rng.permutation(np.flatnonzero(groups == group))
+            of_group = rng.permutation(np.flatnonzero(groups == group))
             held_out = max(1, round(HELD_OUT * (count - 1)))
-            for split, part in zip(SPLITS, np.split(rows, [count - held_out - 1, count - 1]), strict=True):
+            for split, part in zip(SPLITS, np.split(of_group, [count - held_out - 1, count - 1]), strict=True):
                 chosen[split] += part.tolist()
         label = label_feature(MULTI if self.several_ else SINGLE, [str(each) for each in self.classes_])
         features = datasets.Features({"text": datasets.Value("string"), "label": label})
-        splits = datasets.DatasetDict()
-        for split, places in chosen.items():
-            columns = {"text": [texts[place] for place in places], "label": [cells[place] for place in places]}
-            splits[split] = datasets.Dataset.from_dict(columns, features=features)
+        rows = datasets.Dataset.from_dict({"text": texts, "label": cells}, features=features)
+        splits = datasets.DatasetDict({split: rows.select(places) for split, places in chosen.items()})
         options = {**self.get_params(), "encoder": self.encoder or []}
         with tempfile.TemporaryDirectory() as folder, _unchanged():
             _, _, joined = train_from_table(splits, OwnDataArguments(output_dir=f"{folder}/out", **options))

@@ -4,7 +4,6 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -149,21 +148,10 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
         shutil.rmtree(work)
         run.discard()
         raise
-    return output, *_train(run, [*splits.values()], arguments, encoders, tuning, fit, task["train"].info.description)
 
-
-def _train(
-    run: Run,
-    splits: list[datasets.DatasetDict],
-    arguments: OwnDataArguments,
-    encoders: list[str],
-    tuning: Json,
-    fit: Callable[[], str | None],
-    reading: str,
-) -> tuple[Json, Joined]:
-    """Steps 4 and 5 of `train_from_table`: linear models, members and committee, and what is said of them."""
     # 4. Linear models and members
-    task = splits[0]
+    reading, parts = task["train"].info.description, list(splits.values())
+    task = parts[0]
     logger.info("3 of 5: linear models of %d rows", len(task["train"]))
     whole, text_facts = _measure_texts(arguments, task, tuning["models"])
     linear, pipeline = fit_tfidf(task, refit=not arguments.keep_validation)
@@ -179,11 +167,11 @@ def _train(
     logger.info("5 of 5: joining, calibrating, and scores on the test rows")
     members = [str(Path(tuning["output_dir"]) / member["folder"]) for member in tuned]
     joining = CommitteeArguments("the table", members=members, disable_tqdm=True)
-    committee = load_members(joining, *splits)
+    committee = load_members(joining, *parts)
     tokenizer = loading.load_classifier_tokenizer(members[0], committee)
     held_out = []
     if not arguments.keep_validation:
-        for turn, split in enumerate(splits[: len(members)]):
+        for turn, split in enumerate(parts[: len(members)]):
             of_turn = fit_table(split["train"]) if turn else table
             rows = split["validation"]
             held_out.append((rows, lexical_logits(of_turn, whole, texts_of(rows))))
@@ -214,16 +202,16 @@ def _train(
     commands = committee_report.next_commands(str(run.folder), *columns)
     results["report"] = committee_report.write_report(results, str(run.folder), commands)
     commands = committee_report.next_commands(results["output_dir"], *columns)
-    return run.finish(partial(committee_report.save_folder, run, results, commands, joined, pipeline), results), joined
+    results = run.finish(partial(committee_report.save_folder, run, results, commands, joined, pipeline), results)
+    return output, results, joined
 
 
 def _check_options(arguments: OwnDataArguments) -> None:
     """Refuse what cannot be; `encoder` becomes the encoders' names, none where they are to be pre-trained here."""
     arguments.encoder = [arguments.encoder] if isinstance(arguments.encoder, str) else list(arguments.encoder)
-    check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
+    sizes = {name: getattr(arguments, name) for name in ("size", "max_length", "num_members", "workers")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)
