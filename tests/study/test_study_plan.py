@@ -136,6 +136,20 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
     assert draws() == {(seed, None) for seed in range(4)}
 
 
+@pytest.mark.parametrize("section", ["corpus_size", "labels"])
+def test_a_finding_may_have_fewer_seeds_than_the_rest(expand, section):
+
+    def named(**changes):
+        few = {"rates": {"seeds": 1, "follow": 0}, **changes}
+        runs = expand(validation=dict.fromkeys(expand(**few).runs, 0.5), **few).runs
+        return {name: run.settings for name, run in runs.items() if run.kind in ("pretrain", "finetune")}
+
+    every, fewer = named(), named(**{section: {"seeds": 1}})
+    gone = [every[name] for name in set(every) - set(fewer)]
+    assert set(fewer) < set(every)
+    assert {each["seed"] for each in gone} == {1}
+
+
 def test_the_deep_reference_may_have_fewer_encoders(expand):
     fewer = {"committee": {"reference_seeds": 1}, "rates": {"seeds": 1, "follow": 0}}
     runs = expand(validation=dict.fromkeys(expand(**fewer).runs, 0.5), **fewer).runs.values()
@@ -230,6 +244,7 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("pretraining", {"bert-1": {"num_texts": 8, "max_steps": 2, "corpus_config": "a"}}, "--corpus-config"),
         ("pretraining", {"bert-1": {"num_texts": 8}}, "pretraining.bert-1.max_steps must be"),
         ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts .* 300"),
+        ("labels", {"seeds": 3}, "labels.seeds is above the 2 "),
         ("committee", {"reference": "bert-9"}, "'bert-9'"),
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1: "),
         ("committee", {"members": {"bert-1": 40}}, "committee.members.bert-1: "),

@@ -226,7 +226,8 @@ class Planner:
                 encoders[last] = (encoders[last][0], [encoders[last][1][0], *more])
             yield Point(COMMITTEE, task, model, "pretrained", model, encoders, draw=one_draw)
         yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch(shallow), draw=one_draw)
-        seeds = {p: [p * n] for p in range(plan.pretraining_seeds)}
+        every = {p: [p * n] for p in range(plan.pretraining_seeds)}
+        seeds = {p: every[p] for p in range(plan.corpus_size.seeds or plan.pretraining_seeds)}
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
             of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
@@ -239,8 +240,9 @@ class Planner:
         changes = {**plan.overlap.pretraining, "max_steps": plan.overlap.max_steps}
         for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)
             subset = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}"
-            encoders = {p: (self.pretraining(shallow, p, subset, **changes), seeds[p]) for p in seeds}
+            encoders = {p: (self.pretraining(shallow, p, subset, **changes), every[p]) for p in every}
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, next(iter(alike), shallow), encoders)
+        seeds = {p: every[p] for p in range(plan.labels.seeds or plan.pretraining_seeds)}
         for count, fewer in self.label_counts(task).items():
             for model in [shallow, *plan.committee.variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}

@@ -64,6 +64,7 @@ class CorpusSizePlan(Section):
 
     num_texts: list[Count] = Field(min_length=1)
     max_steps: Count
+    seeds: Count | None = None
 
 
 class OverlapPlan(Section):
@@ -98,6 +99,7 @@ class LabelsPlan(Section):
     """Finding e: training texts of a class; with few an epoch is a few steps, so their `patience` may be another."""
 
     train_per_label: list[Count] = []
+    seeds: Count | None = None
     validation_per_label: Count | None = None
     patience: Count | None = None
     num_train_epochs: Positive | None = None
@@ -150,6 +152,9 @@ class SizePlan(Section):
                     raise ValueError(f"pretraining.{recipe}.{name} must be a whole number")
         if self.overlap.num_texts > self.overlap.corpus_texts:
             raise ValueError(f"overlap.num_texts is above the {self.overlap.corpus_texts} of overlap.corpus_texts")
+        for name, seeds in (("corpus_size", self.corpus_size.seeds), ("labels", self.labels.seeds)):
+            if (seeds or 1) > self.pretraining_seeds:
+                raise ValueError(f"{name}.seeds is above the {self.pretraining_seeds} of pretraining_seeds")
         return self
 
 
