@@ -13,12 +13,11 @@ from conftest import TINY, randomise, refusal
 from helpers_commands import refused, succeed, write_csv
 from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax, logsumexp
-from transformers import AutoTokenizer, BertTokenizer
+from transformers import AutoConfig, AutoTokenizer, BertTokenizer
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForSequenceClassification, errors
 from tlm_hf.evaluation.predict import predict
 from tlm_hf.export import OnnxClassifier, export_onnx, write_frozen
-from tlm_hf.loading import load_config
 
 pytest.importorskip("onnxscript")
 onnx = pytest.importorskip("onnx")
@@ -92,7 +91,7 @@ def test_both_files_answer_as_the_members_do_in_float32(folder, exported, model)
 
 
 def test_an_exported_frozen_committee_refuses_pairs(exported):
-    model = OnnxClassifier(exported("frozen") / "onnx" / "model.onnx", load_config(str(exported("frozen"))))
+    model = OnnxClassifier(exported("frozen") / "onnx" / "model.onnx", AutoConfig.from_pretrained(exported("frozen")))
     inputs = {"input_ids": torch.full((1, 4), 2)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     assert torch.equal(model(**inputs).logits, model(**inputs, token_type_ids=torch.zeros(1, 4)).logits)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import runtime
 from .errors import UserError, check_installed
-from .loading import COMMITTEES, load_classifier, load_classifier_tokenizer, load_config, weights_hash
+from .loading import COMMITTEES, load_classifier, load_classifier_tokenizer, read_config, weights_hash
 from .models.combination_committee import CommitteeOutput
 from .models.configuration_frozen import TABLE_DTYPES, FrozenCommitteeConfig
 from .models.modeling_committee import CommitteeForSequenceClassification
@@ -292,7 +292,8 @@ def load_for_inference(source: str) -> PreTrainedModel | OnnxClassifier:
     if not exported or any(folder.glob("*.safetensors")):
         return load_classifier(source)
     check_installed("onnxruntime")
-    return OnnxClassifier(exported[0], load_config(source))
+    read_config(source, needs_weights=False)  # says what is wrong with it
+    return OnnxClassifier(exported[0], AutoConfig.from_pretrained(folder))
 
 
 def freeze_if_possible(

@@ -85,14 +85,6 @@ def check_folder(folder: Path, needs_weights: bool = True) -> None:
             opened.keys()
 
 
-def load_config(source: str) -> PreTrainedConfig:
-    """Configuration of a folder without weights."""
-    fields = read_config(source, needs_weights=False)
-    if fields["model_type"] in COMMITTEES:
-        return COMMITTEES[fields["model_type"]].config_class.from_dict(fields)
-    return _build_config(source, fields)
-
-
 def weights_hash(source: str) -> str:
     """SHA-256 of a folder's weights, or the Hub name itself."""
     digest = hashlib.sha256()

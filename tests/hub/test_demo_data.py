@@ -44,8 +44,8 @@ def test_the_output_folder_is_never_one_of_somebody_else(capsys, tmp_path):
     (tmp_path / "study.json").write_text("{}")
     with chdir(family()):
         words = ("demo", "--committees", "words=together", "--encoders", "bert-1=encoder")
-        assert "holds other ones" in refused(capsys, *words, "--output-dir", tmp_path / "mine")
-        assert "holds other ones" in refused(capsys, *words, "--output-dir", family() / "together" / "..")
+        assert "holds other files" in refused(capsys, *words, "--output-dir", tmp_path / "mine")
+        assert "holds other files" in refused(capsys, *words, "--output-dir", family() / "together" / "..")
         assert "not of a study" in refused(
             capsys, *words, "--output-dir", tmp_path / "new", "--study", tmp_path / "study.json"
         )

@@ -1,5 +1,6 @@
 """The soft committee against numpy's mean of softmax and stock BERT members that vote and train apart."""
 
+import pickle
 import re
 
 import numpy as np
@@ -169,6 +170,22 @@ def test_what_cannot_vote_together_is_refused_in_one_sentence(build_pair, member
 def test_inputs_that_the_members_cannot_share_are_refused_in_one_sentence(members, inputs, sentence):
     committee = CommitteeForSequenceClassification.from_members([members[0][0]])
     assert re.search(sentence, refusal(committee, **{**make_batch(), **inputs}, error=ValueError))
+
+
+def test_a_pickle_after_the_first_answer_is_no_larger_and_an_edited_weight_counts_at_once(members):
+    committee = CommitteeForSequenceClassification.from_members([ours for ours, _ in members])
+    batch, size = make_batch(), len(pickle.dumps(committee))
+    with torch.no_grad():
+        committee(**batch)
+        assert len(pickle.dumps(committee)) == size
+        for ours, stock in members:  # in place, part of a view, and another storage
+            for model in (ours, stock):
+                attention = model.bert.encoder.layer[0].attention.self
+                attention.query.weight.data[1:4] += 0.7
+                model.classifier.weight.data = 2 * model.classifier.weight.data
+        votes = torch.stack([stock(**batch).logits for _, stock in members], dim=1)
+        for answers in (committee, pickle.loads(pickle.dumps(committee))):
+            close(answers(**batch).member_logits, votes)
 
 
 @pytest.mark.parametrize(

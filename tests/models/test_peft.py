@@ -120,7 +120,7 @@ def test_adapters_of_other_kinds(build_pair, kind, config):
 
 @pytest.mark.parametrize("targets", [["query"], ["query", "value"]], ids=str)
 def test_an_adapter_for_each_text(build_pair, targets):
-    """PEFT's mixed batches, of texts that start alike: one constant query would give all of them one adapter."""
+    """PEFT's mixed batches: each text has its own adapter."""
     inputs, _ = plain_batch()
     outputs = []
     for model in build_pair("classifier"):

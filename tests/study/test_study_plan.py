@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
-from conftest import refusal
+from conftest import ROOT, refusal
 
 from tlm_hf.data.tasks import load_task
 from tlm_hf.runs.atomic_files import write_json
@@ -116,6 +116,14 @@ def test_members_with_more_steps_leave_every_other_run_its_name(expand):
     new = [run for name, run in after.runs.items() if name not in before.runs]
     pretrainings = [run.settings for run in new if run.kind == "pretrain"]
     assert [(settings["max_steps"], settings["seed"]) for settings in pretrainings] == [(40, 0), (40, 1)]
+
+
+@pytest.mark.parametrize("size", ["laptop", "fair"])
+def test_committed_records_are_those_of_the_plan(size, expand):
+    """A plan that renames them would orphan hours of runs; fine-tunings are named once rates are chosen."""
+    records = {path.name for path in (ROOT / "results" / "study" / size / "runs").iterdir()}
+    others = {name for name in records if not name.startswith(("ag_news-", "dbpedia_14-", "fewrel-"))}
+    assert others <= set(expand(size).runs)
 
 
 @pytest.mark.skipif("TLM_DATA" not in os.environ, reason="TLM_DATA is not set: no real tasks to read")
@@ -245,6 +253,7 @@ TUNING = {"num_train_epochs": 1, "pretrained": [{"learning_rate": 1.0}], "scratc
         ("pretraining", {"bert-1": {"num_texts": 8}}, "pretraining.bert-1.max_steps must be"),
         ("overlap", {"num_texts": 301, "corpus_texts": 300}, "overlap.num_texts .* 300"),
         ("labels", {"seeds": 3}, "labels.seeds is above the 2 "),
+        ("committee", {"of_one_encoder": 40}, "committee.of_one_encoder: "),
         ("committee", {"reference": "bert-9"}, "'bert-9'"),
         ("committee", {"members": {"bert-1": 0}}, "committee.members.bert-1: "),
         ("committee", {"members": {"bert-1": 40}}, "committee.members.bert-1: "),

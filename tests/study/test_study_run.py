@@ -121,7 +121,7 @@ def test_the_report_is_equal_the_second_time(study):
     assert before == {name: (study / "results" / name).read_bytes() for name in files}
     rows = json.loads((study / "results" / "rows.json").read_text())["rows"]
     assert {row["finding"] for row in rows} == {"gap", "corpus_size", "overlap", "committee", "labels", "baselines"}
-    # Every committee of one-layer members has the time of its tables too.
+    # A committee of one-layer members has the time of its tables too.
     page = (study / "results" / "REPORT.md").read_text().split("## d. Committees")[1]
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\|.*$", page, re.MULTILINE)]
     frozen = {
@@ -144,6 +144,19 @@ def test_a_report_of_some_findings_has_their_rows_and_sections(copy, asked, show
     assert [row for row in found if row["finding"] != "baselines"] == [row for row in whole if row["finding"] in asked]
     page = (copy / "results" / "REPORT.md").read_text()
     assert "".join(re.findall(r"^## ([a-e])\. ", page, re.MULTILINE)) == shown
+
+
+def test_members_that_cannot_be_frozen_are_timed_without_tables(monkeypatch):
+    monkeypatch.setattr(execute, "LATENCY_REPEATS", 1)
+    settings = {
+        "size": "smoke",
+        "reference": "bert-1",
+        "members": {"bert-1-conv2": 2},
+        "counts": [2],
+        "batch_size": [1],
+    }
+    timed = {(row["model"], row["members"]) for row in execute.EXECUTORS["latency"](settings, None, None)["rows"]}
+    assert timed == {("bert-1", 1), ("bert-1, our fast path", 1), ("bert-1-conv2", 2)}
 
 
 def test_each_seed_of_a_plan_that_draws_anew_has_its_own_subsets(study):

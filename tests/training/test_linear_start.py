@@ -6,7 +6,7 @@ Oracles: numpy on the word rows, and scikit-learn on the states of stock BERT.
 import numpy as np
 import pytest
 import torch
-from helpers_commands import labelled_rows, shelf
+from helpers_commands import labelled_rows, results_of, shelf, succeed, write_csv
 from sklearn.linear_model import LogisticRegression
 from transformers import BertModel, BertTokenizer
 
@@ -72,3 +72,12 @@ def test_tokens_are_left_out_but_for_those_that_are_kept():
     left = drop_tokens(inputs, 0.999999, [2, 3])
     left = {name: each[1][left["attention_mask"][1] == 1].tolist() for name, each in left.items()}
     assert left == {"input_ids": [2, 3, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}
+
+
+def test_both_are_options_of_finetune(tmp_path):
+    task = write_csv(tmp_path / "task.csv", labelled_rows(20))
+    words = ("finetune", "--model", shelf() / "encoder", "--task", task, "--head", "linear", "--token-dropout", 0.2)
+    words = (*words, "--num-train-epochs", 2, "--learning-rate", 1e-4, "--num-threads", 1, "--disable-tqdm")
+    succeed(*words, "--output-dir", tmp_path / "out")
+    assert results_of(tmp_path / "out")["settings"]["token_dropout"] == 0.2
+    assert results_of(tmp_path / "out")["test"]["accuracy"] > 0.5

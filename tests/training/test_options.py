@@ -18,6 +18,7 @@ from helpers_commands import (
 )
 from helpers_release import TOKEN, api, local_hub
 from huggingface_hub import constants
+from safetensors.torch import load_file
 from transformers import BertConfig, BertForMaskedLM, TrainingArguments
 
 from tlm_hf.commands.main import main
@@ -138,6 +139,21 @@ def test_python_takes_the_same_names_and_data_sets_in_memory(tmp_path):
     )  # fmt: skip
     assert found["task"] == "a Dataset in memory"
     assert json.loads((tmp_path / "tuned" / "tokenizer_config.json").read_text())["model_max_length"] == 16
+
+
+def test_options_of_the_optimizer_reach_it(tmp_path):
+    """Oracle: after one step of plain SGD at a constant rate each weight has moved by rate times its gradient."""
+    common = {"corpus": str(shelf() / "corpus.txt"), **ONE_STEP, "lr_scheduler_type": "constant", "max_grad_norm": 0}
+    common |= {"optim": "sgd", "weight_decay": 0.0, "report_to": "none", "run_name": "one"}
+    moved = {}
+    for rate in (0.0, 0.01, 0.02):
+        folder = tmp_path / str(rate)
+        assert pretrain(output_dir=str(folder), learning_rate=rate, **common)["settings"]["optim"] == "sgd"
+        moved[rate] = load_file(folder / "model.safetensors")
+    for name, start in moved[0.0].items():
+        steps = [moved[rate][name] - start for rate in (0.01, 0.02)]
+        torch.testing.assert_close(2 * steps[0], steps[1], atol=1e-6, rtol=1e-3)
+    assert any((moved[0.01][name] - start).abs().max() > 1e-4 for name, start in moved[0.0].items())
 
 
 def test_batch_size_by_device_and_warm_up_by_steps(tmp_path):

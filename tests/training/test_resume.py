@@ -10,7 +10,9 @@ import torch
 from helpers_commands import (
     assert_equal_weights,
     check_error,
+    contents,
     forks,
+    refused,
     results_of,
     succeed,
     write_corpus,
@@ -170,3 +172,12 @@ def test_run_continues_to_the_same_end(home, name):
     if words is PRETRAIN:
         continued = results_of(folder / name)["continued_from_step"]
         assert continued == max((int(checkpoint.split("-")[1]) for checkpoint in checkpoints), default=0)
+
+
+def test_interrupted_run_refuses_other_arguments_and_keeps_its_checkpoint(home, tmp_path, capsys):
+    folder, _ = home
+    shutil.copytree(folder / "pretrain", tmp_path / "run", ignore=shutil.ignore_patterns("results.json"))
+    shutil.copytree(folder / "pretrain-last", tmp_path / "run" / "checkpoint-20")
+    before = contents(tmp_path)
+    assert "seed 0 there and 3 here" in refused(capsys, *PRETRAIN, "--seed", 3, "--output-dir", tmp_path / "run")
+    assert contents(tmp_path) == before

@@ -92,8 +92,7 @@ def _read_local(path: Path, config: str | None, written: TextFormat, text_unit: 
     if by_split is None:
         loaded = _load(str(path), path=str(path), name=config, cache_dir=str(_cache_of(path, tables)))
     elif kind == "parquet":
-        groups = [group for file in every for group in pq.read_metadata(file).to_dict()["row_groups"]]
-        if sum(group["total_byte_size"] for group in groups) > IN_MEMORY:
+        if sum(map(_size_in_memory, every)) > IN_MEMORY:
             named = {split: [glob.escape(str(part)) for part in parts] for split, parts in by_split.items()}
             loaded = _load(str(path), path=kind, data_files=named, cache_dir=str(_cache_of(path, tables)))
         else:
@@ -110,6 +109,11 @@ def _cache_of(path: Path, tables: Sequence[Path]) -> Path:
     """The folder of the cache for these files, named after their contents."""
     lines = "".join(f"{file_hash(file)}  {file.relative_to(path).as_posix()}\n" for file in tables)
     return Path(datasets.config.HF_DATASETS_CACHE, "tlm_hf", "tables", hashlib.sha256(lines.encode()).hexdigest()[:32])
+
+
+def _size_in_memory(file: Path) -> int:
+    metadata = pq.read_metadata(file)
+    return sum(metadata.row_group(place).total_byte_size for place in range(metadata.num_row_groups))
 
 
 def _read_parquet(files: Mapping[str, Sequence[Path]]) -> datasets.DatasetDict:

@@ -58,7 +58,7 @@ def make_demo(arguments: DemoArguments) -> Json:
     destination = Path(arguments.output_dir).expanduser().resolve()
     own = {DEMO_FILE, COUNTS_FILE, STUDY_FILE}
     if destination.is_file() or any(path.name not in own for path in destination.glob("*")):
-        raise UserError(f"The output folder {destination} is a file or holds other ones: choose another --output-dir.")
+        raise UserError(f"The output folder {destination} is a file, or holds other files: give another --output-dir.")
     if arguments.study is not None and not {"rows", "reference"} <= read_json(arguments.study).keys():
         raise UserError(f"--study {arguments.study} is not of a study: name the rows.json of its report.")
 

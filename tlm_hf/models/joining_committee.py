@@ -18,8 +18,6 @@ from .configuration_committee import CommitteeConfig
 from .modeling_frozen import adapter_in
 from .modeling_tlm import TLMForSequenceClassification
 
-HUB_OPTIONS = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download", "proxies")
-
 
 def open_member(
     member: str | os.PathLike | PreTrainedModel, position: int, options: Mapping[str, Any]
@@ -48,7 +46,7 @@ def _load(member: str | os.PathLike, position: int, options: Mapping[str, Any]) 
     if not Path(source).exists() and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
         raise ValueError(f"Member {position}, {source!r}, is neither a folder nor a Hub name (owner/name).")
     try:
-        fields, _ = TLMForSequenceClassification.config_class.get_config_dict(source, **_of_hub(options))
+        fields, _ = TLMForSequenceClassification.config_class.get_config_dict(source, **options)
     except Exception as error:  # AttributeError where the file holds no dictionary
         raise _broken(member, position, error) from error
     _check_kind(position, fields.get("model_type"), fields.get("architectures") or [])
@@ -56,11 +54,6 @@ def _load(member: str | os.PathLike, position: int, options: Mapping[str, Any]) 
         return open_whole(TLMForSequenceClassification, source, **options)
     except Exception as error:  # a truncated file raises what safetensors defines
         raise _broken(member, position, error.__cause__ or error) from error
-
-
-def _of_hub(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options of `from_pretrained` that say where a file is looked for."""
-    return {name: options[name] for name in HUB_OPTIONS if name in options}
 
 
 def open_whole(model_class: Any, source: str, new: tuple[str, ...] = (), **options: Any) -> Any:
@@ -116,7 +109,7 @@ def check_tokenizers(members: Sequence[Any], options: Mapping[str, Any]) -> None
 def _read_tokenizer(member: str | os.PathLike, position: int, options: Mapping[str, Any]) -> dict[str, Any] | None:
     """What decides the tokens: tokenizer.json but for padding and truncation; None where there is no such file."""
     try:
-        file = cached_file(os.fspath(member), "tokenizer.json", **_of_hub(options))
+        file = cached_file(os.fspath(member), "tokenizer.json", **options)
     except (OSError, ValueError):
         return None
     try:

@@ -46,9 +46,13 @@ def command_line(arguments: list[str] | None = None) -> str:
     name = Path(program).name
     if name.endswith(".py"):
         name = "tlm" if name == "main.py" else f"python {portable_path(str(Path(program).resolve()))}"
+    for index, word in enumerate(rest):
+        if re.match(r"--hub[-_]token=", word):
+            rest[index] = "--hub-token=***"
+        elif index and re.fullmatch(r"--hub[-_]token", rest[index - 1]):
+            rest[index] = "***"
     variable = re.compile(r"\$\w+(/[\w./-]*)?")  # the shell is to read it
-    words = [name, *(each if variable.fullmatch(each) else shlex.quote(each) for each in portable(rest))]
-    return re.sub(r"(?<=--hub[-_]token[= ])('.*?'|\S+)", "***", " ".join(words))
+    return " ".join([name, *(each if variable.fullmatch(each) else shlex.quote(each) for each in portable(rest))])
 
 
 def commit() -> str | None:

@@ -1,6 +1,7 @@
 """One run of the study, which continues when it was killed; its record (settings, results, logits) is written whole."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -165,7 +166,7 @@ def _baseline(measure: Callable[..., Json], settings: Json, folder: Path, root: 
 def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     """Median milliseconds of a batch, every second text half as long; weights are new, they do not change times.
 
-    Committees of the first recipe are timed as tables too, which one layer without convolutions becomes.
+    Committees of the first recipe are timed as tables too, where they can be frozen.
     """
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
@@ -180,9 +181,10 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
     models[f"{reference}, our fast path", 1] = build(reference)
     models |= {(members[0], count): build(*[members[0]] * count) for count in settings["counts"]}
-    for count in settings["counts"]:
-        committee = CommitteeForSequenceClassification.from_members([build(members[0]) for _ in range(count)])
-        models[f"{members[0]}, frozen", count] = committee.freeze(cls_token_id=CLS).eval()
+    with suppress(ValueError):  # members of several layers, or with convolutions, have no tables
+        for count in settings["counts"]:
+            committee = CommitteeForSequenceClassification.from_members([build(members[0]) for _ in range(count)])
+            models[f"{members[0]}, frozen", count] = committee.freeze(cls_token_id=CLS).eval()
     models |= {(recipe, 1): build(recipe) for recipe in members[1:]}
     models |= {("mixed", len(members)): build(*members)} if len(members) > 1 else {}
     rows = []

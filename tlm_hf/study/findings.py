@@ -156,7 +156,7 @@ class Findings:
     def labels(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding e: accuracies, and the gap, by the number of labels of a class; each seed draws its own texts."""
         name, counts = BASELINE_NAMES["linear"], self.planner.label_counts(task)
-        linear = {count: self._baselines(task, fewer).get(name) for count, fewer in counts.items()}
+        linear = {count: self._baselines(task, few, self.plan.labels.seeds).get(name) for count, few in counts.items()}
         for (finding, model, count), found in right.items():
             if finding == LABELS and found:
                 ours, scratch = _stack(found), right[LABELS, "scratch", count]

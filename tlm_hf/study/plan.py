@@ -184,10 +184,9 @@ class Planner:
         }
 
     def seeds(self, model: str) -> int:
-        """How many encoders of a model finding a compares."""
-        committee = self.plan.committee
-        of_model = committee.reference_seeds if self.recipe(model) == committee.reference else None
-        return of_model or self.plan.pretraining_seeds
+        """How many encoders of a recipe finding a has, unless a committee of it has more members."""
+        is_deep = self.recipe(model) == self.plan.committee.reference
+        return (is_deep and self.plan.committee.reference_seeds) or self.plan.pretraining_seeds
 
     def encoders(self, model: str) -> dict[int, tuple[StudyRun, list[int]]]:
         """Encoders of a recipe or variant on the whole corpus by seed, with their own fine-tuning seeds."""
@@ -218,7 +217,7 @@ class Planner:
         one_draw = 0 if plan.redraw else None
         for model in dict.fromkeys([*plan.gap_models, *plan.committee.members]):
             encoders = self.encoders(model)
-            if plan.redraw and model != shallow:  # committees of one encoder are of the shallow recipe alone
+            if plan.redraw and model != shallow:  # with several fine-tunings of each, those of the shallow recipe alone
                 encoders = {p: (encoder, several[:1]) for p, (encoder, several) in encoders.items()}
             if self.recipe(model) == shallow and plan.committee.of_one_encoder > 1:
                 last, first = max(encoders), 1 + max(seed for _, several in encoders.values() for seed in several)
@@ -262,7 +261,8 @@ class Planner:
         for task in tasks:
             fits = self.baselines(task) if compared else []
             for fewer in self.label_counts(task).values() if not findings or LABELS in findings else ():
-                fits += [run for run in self.baselines(task, fewer) if run.kind == "linear"]  # all that e compares
+                every = self.baselines(task, fewer, self.plan.labels.seeds)
+                fits += [run for run in every if run.kind == "linear"]  # all that e compares
             planned += [(run.settings["task_options"].get("train_seed", 0), run) for run in fits]
         points = [point for task in tasks for point in self.points(task)]
         against = GAP if {CORPUS_SIZE, OVERLAP} & {*findings} else ""  # new weights are compared with

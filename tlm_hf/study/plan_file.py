@@ -90,7 +90,7 @@ class CommitteePlan(Section):
     reference: str
     reference_seeds: Count | None = None
     counts: list[Count] = Field(min_length=1)
-    of_one_encoder: Count = 1
+    of_one_encoder: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 1
     batch_size: list[Count] = Field(min_length=1)
     variants: dict[str, VariantPlan] = {}
 
@@ -152,6 +152,8 @@ class SizePlan(Section):
                     raise ValueError(f"pretraining.{recipe}.{name} must be a whole number")
         if self.overlap.num_texts > self.overlap.corpus_texts:
             raise ValueError(f"overlap.num_texts is above the {self.overlap.corpus_texts} of overlap.corpus_texts")
+        if self.committee.of_one_encoder > 1 < self.finetuning_seeds:
+            raise ValueError("committee.of_one_encoder is for finetuning_seeds: 1, where each encoder has one")
         for name, seeds in (("corpus_size", self.corpus_size.seeds), ("labels", self.labels.seeds)):
             if (seeds or 1) > self.pretraining_seeds:
                 raise ValueError(f"{name}.seeds is above the {self.pretraining_seeds} of pretraining_seeds")

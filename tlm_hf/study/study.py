@@ -16,14 +16,13 @@ from ..recipes import PRETRAINING_SCHEDULES, build_config
 from ..runs.atomic_files import Json, lock
 from ..runs.provenance import command_line
 from ..runs.worker_pool import Job, run_jobs
-from ..training.options import has_fast_bf16
 from .execute import Record, execute, is_ready, read_record
 from .plan import FINDINGS, Planner, StudyRun
 from .plan_file import PLAN_FILE, SizePlan, check_data, read_plan
 from .ray_executor import SLOTS, RayExecutor, makespan
 
 BATCH_SIZE, MANY_LABELS = 32, 16  # texts of a step, and labels of a task, where no record has timed such a training
-MULTIPLY_ADDS_PER_SECOND = {False: 5e10, True: 1.3e11}  # of one core, by fast bfloat16: as measured with `bert-6`
+MULTIPLY_ADDS_PER_SECOND = 5e10  # of one core: measured were 5.1e10 (`bert-1`) to 1.3e11 (`bert-6` by fast bfloat16)
 STEP_SECONDS, START_SECONDS = 0.008, 10.0  # of a training beside multiply-adds: each step; reading and scoring
 NODES, DEATH_SECONDS = (1, 8, 64), 86400.0
 OTHER_SECONDS = {"tokenizer": 40.0, "subsets": 60.0, "linear": 120.0, "minilm": 240.0, "latency": 60.0}
@@ -73,7 +72,7 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 class State:
     """The runs of a plan that can be named, their records, those `missing` in order, how many wait for a rate.
 
-    `timed` are all records of the folder: those of other tasks and recipes tell how long a run takes.
+    `timed` are all records of the folder: those of other recipes and findings tell how long a run takes.
     """
 
     planner: Planner
@@ -123,7 +122,7 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
         per_place += inputs * channels * height * width
         inputs = channels
     text = 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
-    guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND[has_fast_bf16()]
+    guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
     of_step = [each.results["seconds"] / each.results["steps"] for each in alike]
     return START_SECONDS + steps * median(of_step or [guess])
 

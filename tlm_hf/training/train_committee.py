@@ -209,9 +209,10 @@ def train_from_table(data: Any, arguments: OwnDataArguments) -> tuple[Path, Json
 def _check_options(arguments: OwnDataArguments) -> None:
     """Refuse what cannot be; `encoder` becomes the encoders' names, none where they are to be pre-trained here."""
     arguments.encoder = [arguments.encoder] if isinstance(arguments.encoder, str) else list(arguments.encoder)
+    check_range(arguments, 1, math.inf, "num_members", "workers")
     check_range(arguments, 1, LARGEST_NUMBER, "pretrain_steps")
     check_range(arguments, 0, LARGEST_SEED - arguments.num_members, "seed")
-    sizes = {name: getattr(arguments, name) for name in ("size", "max_length", "num_members", "workers")}
+    sizes = {name: getattr(arguments, name) for name in ("size", "max_length")}
     PretrainOptions.read({name: value for name, value in sizes.items() if value is not None} | {"output_dir": "work"})
     if arguments.time_budget is not None:
         parse_duration(arguments.time_budget)

@@ -15,7 +15,6 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from ..data.masking import PretrainingSchedule
@@ -69,6 +68,8 @@ class RunTrainer(Trainer):
     ) -> None:
         self.scorer, self.rate, self.decays_everything, self.change = scorer, rate, decays_everything, change
         super().__init__(*args, **kwargs)
+        if isinstance(self.train_dataset, PretrainingSchedule):  # so that continuing at item i needs only i
+            self.args.train_sampling_strategy = "sequential"
         self.clock, self.interrupt = StepClock(), Interrupt()
         restore = TrainerCallback()
         restore.on_train_begin = lambda *_, **__: self._restore_run()  # type: ignore[method-assign, assignment]
@@ -161,12 +162,6 @@ class RunTrainer(Trainer):
         where = f"step {self.state.global_step} (peak learning rate {self.args.learning_rate:.3g})"
         remedy = "start again with a lower --learning-rate or a longer warm-up in another --output-dir"
         raise UserError(f"{what} is not a finite number at {where}: {left}; {remedy}.")
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        """A schedule is already in its order, and continuing at item i needs nothing but i."""
-        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
-        in_order = isinstance(dataset, PretrainingSchedule)
-        return SequentialSampler(dataset) if in_order else super()._get_train_sampler(train_dataset)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with self.clock.apart(EVALUATION):
