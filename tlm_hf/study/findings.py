@@ -223,7 +223,7 @@ class Findings:
                         yield make_row(COMMITTEE, task, group.model, count, f"difference from {name}", found)
                         if name == reference:
                             better = {**better, count: found} if found.low > -NOT_WORSE else {}
-            if group is groups[0] and better and len(deep) > 1:  # from this size on
+            if group.timed_as == shallow and better and len(deep) > 1:  # from this size on
                 yield make_row(COMMITTEE, task, group.model, min(better), SMALLEST, better[min(better)])
         for name, theirs in baselines.items() if groups else ():
             yield make_row(COMMITTEE, task, name, None, "accuracy", accuracy(theirs))

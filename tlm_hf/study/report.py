@@ -255,8 +255,6 @@ def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
     for row in accuracies[accuracies["model"] == reference].itertuples():
         axes.axhline(100 * row.estimate, color=RED, label=f"{reference}, pre-trained")
         axes.axhspan(100 * row.low, 100 * row.high, color=RED, alpha=0.1, linewidth=0)
-    for x in rows.loc[rows["measure"] == SMALLEST, "x"]:
-        axes.axvline(x, color=BLACK, linestyle=":", label=f"from here on not worse than {reference} (paired)")
     axes.set_xticks(plan.committee.counts)
 
 
