@@ -180,9 +180,8 @@ def test_not_worse_holds_from_a_number_on(findings, monkeypatch):
     """Better than the deep encoder by so many points of a hundred items, for one to five members."""
     made = findings()
     answers = {count: Answers(np.arange(100)[None] < right, 1) for count, right in enumerate((40, 60, 40, 60, 70), 1)}
-    monkeypatch.setattr(
-        made, "_committees", lambda points: [Committees("plain", None, answers, dict.fromkeys(answers, 1))]
-    )
+    shallow = [Committees("plain", made.plan.shallow, answers, dict.fromkeys(answers, 1))]
+    monkeypatch.setattr(made, "_committees", lambda points: shallow)
     points = {(point.finding, point.model, point.x): point for point in made.planner.points("fewrel")}
     for encoders, sizes in ((2, [4]), (1, [])):  # a single deep encoder may be an unlucky one
         monkeypatch.setattr(made, "right", lambda _, count=encoders: dict.fromkeys(range(count), np.arange(100) < 50))

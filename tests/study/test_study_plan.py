@@ -229,6 +229,9 @@ def test_a_deep_encoder_is_expected_to_stop_when_shallow_ones_did():
     unknown, known = (expected_seconds(run, each) - START_SECONDS for each in ({}, records))
     assert unknown / known == pytest.approx(50 * (16 * 1000 / 32) / 400)  # 16 labels, batches of 32
     assert expected_seconds(StudyRun("finetune", "shallow", shallow), records) == pytest.approx(START_SECONDS + 40)
+    elsewhere = StudyRun("finetune", "other", {**shallow, "task": "fewrel"})  # a step is timed, their number is not
+    most = 50 * 16 * 1000 / 32
+    assert expected_seconds(elsewhere, records) == pytest.approx(START_SECONDS + most / 10)
 
 
 def test_records_of_another_recipe_tell_when_one_that_is_asked_for_alone_stops(expand, tmp_path):

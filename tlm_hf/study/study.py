@@ -102,7 +102,7 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
     settings, recipe = run.settings, run.settings["recipe"]
     of_kind = [each for each in records.values() if each.kind == run.kind]
     same = [each for each in of_kind if each.settings.get("task") == settings.get("task")]
-    alike = [each for each in same if each.settings["recipe"] == recipe]
+    alike = [each for each in of_kind if each.settings["recipe"] == recipe]  # a step takes as long on any task
     config = build_config(recipe, settings["size"])
     length, hidden, channels = config.max_position_embeddings, config.hidden_size, config.conv_channels or 0
     if run.kind == "pretrain":
