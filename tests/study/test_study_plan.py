@@ -35,6 +35,17 @@ def expand(tmp_path):
     return run
 
 
+@pytest.fixture
+def expand_all(expand):
+    """The runs of a plan whose rates are chosen, all candidates being equally good."""
+
+    def run(**changes):
+        changes["rates"] = {"follow": 0, **changes.get("rates", {})}
+        return expand(validation=dict.fromkeys(expand(**changes).runs, 0.5), **changes)
+
+    return run
+
+
 def finetunings(expansion, recipe="bert-1"):
     runs = [run for run in expansion.runs.values() if run.kind == "finetune" and run.settings["recipe"] == recipe]
     return [run for run in runs if run.settings["encoder"] is not None]
@@ -133,10 +144,9 @@ def test_real_tasks_have_the_training_texts_that_the_plan_fair_asks_for():
         assert set(counts) == {options["train_per_label"]}
 
 
-def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
+def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand_all):
     def draws(**changes):
-        runs = expand(validation=dict.fromkeys(expand(**changes).runs, 0.5), rates={"follow": 0}, **changes).runs
-        tuned = [run.settings for run in runs.values() if run.kind == "finetune"]
+        tuned = [run.settings for run in expand_all(**changes).runs.values() if run.kind == "finetune"]
         return {(each["seed"], each["task_options"].get("train_seed")) for each in tuned}
 
     # For committees all four members learn from the first draw too.
@@ -145,11 +155,9 @@ def test_training_texts_are_drawn_anew_by_seed_and_test_texts_are_not(expand):
 
 
 @pytest.mark.parametrize("section", ["corpus_size", "labels"])
-def test_a_finding_may_have_fewer_seeds_than_the_rest(expand, section):
-
+def test_a_finding_may_have_fewer_seeds_than_the_rest(expand_all, section):
     def named(**changes):
-        few = {"rates": {"seeds": 1, "follow": 0}, **changes}
-        runs = expand(validation=dict.fromkeys(expand(**few).runs, 0.5), **few).runs
+        runs = expand_all(rates={"seeds": 1}, **changes).runs
         return {name: run.settings for name, run in runs.items() if run.kind in ("pretrain", "finetune")}
 
     every, fewer = named(), named(**{section: {"seeds": 1}})
@@ -158,18 +166,16 @@ def test_a_finding_may_have_fewer_seeds_than_the_rest(expand, section):
     assert {each["seed"] for each in gone} == {1}
 
 
-def test_the_deep_reference_may_have_fewer_encoders(expand):
-    fewer = {"committee": {"reference_seeds": 1}, "rates": {"seeds": 1, "follow": 0}}
-    runs = expand(validation=dict.fromkeys(expand(**fewer).runs, 0.5), **fewer).runs.values()
+def test_the_deep_reference_may_have_fewer_encoders(expand_all):
+    runs = expand_all(committee={"reference_seeds": 1}, rates={"seeds": 1}).runs.values()
     tuned = {(run.settings["recipe"], run.settings["seed"]) for run in runs if run.kind == "finetune"}
     assert {seed for recipe, seed in tuned if recipe == "bert-6"} == {0}
     assert {seed for recipe, seed in tuned if recipe == "bert-1"} == {0, 1, 2, 3}
 
 
-def test_committees_of_one_encoder_are_further_fine_tunings_of_the_last_on_the_first_draw(expand):
+def test_committees_of_one_encoder_are_further_fine_tunings_of_the_last_on_the_first_draw(expand_all):
     def tuned(**changes):
-        few = {"redraw": True, "rates": {"follow": 0}, **changes}
-        return {run.name: run for run in finetunings(expand(validation=dict.fromkeys(expand(**few).runs, 0.5), **few))}
+        return {run.name: run for run in finetunings(expand_all(redraw=True, **changes))}
 
     before, after = tuned(), tuned(committee={"of_one_encoder": 3})
     assert set(before) < set(after)

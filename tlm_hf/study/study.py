@@ -1,7 +1,7 @@
 """The study: `plan` shows its runs and what they cost, `run` does the missing ones (`report` reads them)."""
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean, median
 
@@ -70,17 +70,22 @@ def check_arguments(arguments: StudyArguments) -> SizePlan:
 
 @dataclass(frozen=True)
 class State:
-    """The runs of a plan that can be named, their records, those `missing` in order, how many wait for a rate.
-
-    `timed` are all records of the folder: those of other recipes and findings tell how long a run takes.
-    """
+    """The runs of a plan that can be named, how many wait for a rate, and all records of the folder."""
 
     planner: Planner
     runs: dict[str, StudyRun]
     waiting: int
-    records: dict[str, Record]
-    missing: list[StudyRun]
-    timed: dict[str, Record]
+    timed: dict[str, Record]  # those of other recipes and findings tell how long a run takes
+
+    @cached_property
+    def records(self) -> dict[str, Record]:
+        """The records of `runs`, in their order."""
+        return {name: self.timed[name] for name in self.runs if name in self.timed}
+
+    @cached_property
+    def missing(self) -> list[StudyRun]:
+        """The runs without a record, in order."""
+        return [run for name, run in self.runs.items() if name not in self.timed]
 
 
 def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
@@ -89,10 +94,7 @@ def read_state(arguments: StudyArguments, plan: SizePlan) -> State:
     records = {record.name: record for record in found}
     tuned = [record for record in records.values() if record.kind == "finetune"]
     planner = Planner(plan, {record.name: record.results["validation"]["accuracy"] for record in tuned})
-    runs, waiting = planner.expand(arguments.findings, arguments.tasks, arguments.recipes)
-    missing = [run for name, run in runs.items() if name not in records]
-    of_runs = {name: records[name] for name in runs if name in records}
-    return State(planner, runs, waiting, of_runs, missing, records)
+    return State(planner, *planner.expand(arguments.findings, arguments.tasks, arguments.recipes), records)
 
 
 def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
