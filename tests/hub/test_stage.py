@@ -13,7 +13,7 @@ from helpers_family import OWNER, RELEASE, family, staged
 from huggingface_hub import ModelCard, RepoCard
 
 from tlm_hf.errors import UserError
-from tlm_hf.hub.manifest import read_staged
+from tlm_hf.hub.manifest import read_staged, training_seconds
 from tlm_hf.hub.stage import stage
 from tlm_hf.runs.atomic_files import write_json
 
@@ -59,6 +59,12 @@ def test_numbers_in_cards_are_in_the_results(name):
     for shown in re.findall(r"\d+\.\d+", body):
         digits = len(shown.split(".")[1])
         assert any(abs(float(shown) - value) <= 0.5001 * 10**-digits for value in numbers), shown
+
+
+def test_seconds_of_a_training_that_was_continued_after_its_last_step_are_unknown():
+    again = {"speed": {}, "steps": 8, "seconds_since_start_or_continuation": 1.0}
+    assert training_seconds(again | {"continued_from_step": 8}) is None
+    assert training_seconds(again | {"continued_from_step": 0}) == 1.0
 
 
 def test_front_matter():

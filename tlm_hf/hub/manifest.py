@@ -80,11 +80,12 @@ def check_files(staged: StagedRelease) -> None:
 
 
 def training_seconds(results: Mapping[str, Any]) -> float | None:
-    """Wall-clock seconds of all steps of a training, also where it was continued; None where there were none."""
+    """Wall-clock seconds of all steps of a training, also where it was continued; None where none were timed."""
     if speed := results.get("speed"):
         return float(speed["seconds"] / speed["steps"] * results["steps"])
     seconds = results.get("seconds_since_start_or_continuation")
-    return None if seconds is None else float(seconds)
+    # Of a training that was continued after its last steps, they are the seconds of scoring alone.
+    return None if seconds is None or results.get("continued_from_step") else float(seconds)
 
 
 def write_manifest(

@@ -1,7 +1,6 @@
 """One run of the study, which continues when it was killed; its record (settings, results, logits) is written whole."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -181,7 +180,8 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
     models[f"{reference}, our fast path", 1] = build(reference)
     models |= {(members[0], count): build(*[members[0]] * count) for count in settings["counts"]}
-    with suppress(ValueError):  # members of several layers, or with convolutions, have no tables
+    shallow = build_config(members[0], size)
+    if shallow.num_hidden_layers == 1 and not shallow.has_convolution:  # else there are no tables
         for count in settings["counts"]:
             committee = CommitteeForSequenceClassification.from_members([build(members[0]) for _ in range(count)])
             models[f"{members[0]}, frozen", count] = committee.freeze(cls_token_id=CLS).eval()

@@ -146,9 +146,8 @@ class Findings:
             points = {texts: found for (_, name, texts), found in right.items() if name == model and found}
             # Over the seeds that all sizes have: another seed would count as another size.
             common = _common(*points.values()) if len(points) > 1 else []
-            for texts, found in points.items() if common else ():
-                ours = _stack(found, common)
-                yield make_row(CORPUS_SIZE, task, model, texts, "gap", difference(ours, _stack(scratch)))
+            for size, each in points.items() if common else ():
+                yield make_row(CORPUS_SIZE, task, model, size, "gap", difference(_stack(each, common), _stack(scratch)))
             if common:
                 rise = slope(np.log2(list(points)), [_stack(found, common).right for found in points.values()])
                 yield make_row(CORPUS_SIZE, task, model, "slope", "gap per doubling", rise)
@@ -283,12 +282,12 @@ class Findings:
         return round(expected_calibration_error(logs["test"] / temperature, labels["test"]), 6)
 
     def _cost(self, runs: Sequence[StudyRun]) -> tuple[float, float]:
-        """Median seconds of one core of the encoders' pre-training and of the fine-tunings; 0 without a record."""
+        """Median seconds of one core of the encoders' pre-training and of the fine-tunings; 0 where none was timed."""
         encoders = [need for run in runs for need in run.needs if need.kind == "pretrain"]
         costs = []
         for some in (encoders, runs):
-            seconds = [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
-            costs.append(median(seconds or [0.0]))
+            found = [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
+            costs.append(median(list(filter(None, found)) or [0.0]))
         return costs[0], costs[1]
 
 

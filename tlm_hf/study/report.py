@@ -54,7 +54,7 @@ def write_report(arguments: StudyArguments) -> Json:
         state=state,
         tables=write_tables(frame, latency, state),
         drawn=draw_plots(frame, plan, folder),
-        hours=sum(result.get("seconds", 0.0) for result in results) / 3600,
+        hours=sum(result.get("seconds") or 0.0 for result in results) / 3600,
         machines=sorted(processors),
         commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", result["commit"] or "none") for result in results}),
         margin=NOT_WORSE,
@@ -86,16 +86,14 @@ def bound(share: float) -> str:
 
 def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict[str, str]:
     """The report's tables in Markdown by name; one without rows is empty."""
-    times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"]).astype(
-        {"members": object}
-    )
+    times = pd.DataFrame(latency, columns=["model", "members", "batch_size", "milliseconds"])
     gap, sizes, overlap, committee, labels, baselines = (
         frame[frame["finding"] == name] for name in (GAP, CORPUS_SIZE, OVERLAP, COMMITTEE, LABELS, BASELINES)
     )
     by_size = [f"{int(row.x):,} texts" if row.measure == "gap" else row.measure for row in sizes.itertuples()]
     labels = labels.rename(columns={"members": "labels"})
     is_smallest, index = committee["measure"] == SMALLEST, ["task", "model", "members"]
-    one_text = times[times["batch_size"] == 1].set_index(["model", "members"])["milliseconds"]
+    one_text = times.query("batch_size == 1").astype({"members": object}).set_index(["model", "members"]).milliseconds
     costs = committee.assign(frozen=committee["timed_as"] + ", frozen").dropna(subset="seconds")
     for column, timed in (("ms", "timed_as"), ("ms, frozen", "frozen")):
         costs = costs.join(one_text.rename(column), on=[timed, "x"])
@@ -139,14 +137,15 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
     lines = {}
     for model in (*planner.plan.pretraining, *planner.plan.committee.variants):
-        runs = [run for run, _ in planner.encoders(model).values()] if model else []
+        runs = [run for run, _ in planner.encoders(model).values()]
         found = [records[run.name].results for run in runs if run.name in records]
         if found:
             losses = [f"{loss:.2f}" for loss in sorted(record["held_out"]["loss"] for record in found)]
             line = {"parameters": f"{found[0]['parameters']:,}", "seeds": str(len(found))}
             line |= {key: f"{found[0][key]:,}" for key in ("texts", "steps")}
             line["held-out loss, nats"] = " to ".join(dict.fromkeys([losses[0], losses[-1]]))
-            lines[model] = line | {"seconds of one core": f"{median(each['seconds'] for each in found):,.0f}"}
+            timed = [record["seconds"] for record in found if record["seconds"]]
+            lines[model] = line | {"seconds of one core": f"{median(timed):,.0f}" if timed else ""}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("encoder")
 
 

@@ -125,7 +125,7 @@ def expected_seconds(run: StudyRun, records: dict[str, Record]) -> float:
         inputs = channels
     text = 3 * (layers + length * hidden * per_place + scored * hidden * (hidden + outputs))
     guess = STEP_SECONDS + BATCH_SIZE * text / MULTIPLY_ADDS_PER_SECOND
-    of_step = [each.results["seconds"] / each.results["steps"] for each in alike]
+    of_step = [each.results["seconds"] / each.results["steps"] for each in alike if each.results["seconds"]]
     return START_SECONDS + steps * median(of_step or [guess])
 
 
@@ -139,8 +139,8 @@ def show_plan(arguments: StudyArguments) -> Json:
         runs, waiting = Planner(plan, validation).expand(arguments.findings, arguments.tasks, arguments.recipes)
     seconds = {name: expected_seconds(run, state.timed) for name, run in runs.items()}
     left = {name: expected for name, expected in seconds.items() if name not in state.records}
-    lines = [[run.kind, run.settings.get("recipe", "")] for run in runs.values()]
-    table = pd.DataFrame(lines, columns=["kind", "recipe"]).assign(runs=1, missing=[name in left for name in runs])
+    lines = [[run.kind, run.settings.get("recipe", ""), 1, name in left] for name, run in runs.items()]
+    table = pd.DataFrame(lines, columns=["kind", "recipe", "runs", "missing"])
     table["core-hours left"] = [left.get(name, 0) / 3600 for name in runs]
     table["longest, min"] = [seconds[name] / 60 for name in runs]
     sums = {"runs": "sum", "missing": "sum", "core-hours left": "sum", "longest, min": "max"}

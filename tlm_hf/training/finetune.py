@@ -144,6 +144,7 @@ def _score_and_save(
         **{split: measure(problem_type, arrays[split], arrays[f"{split}_labels"]) for split in ("validation", "test")},
         "classes": {} if problem_type == REGRESSION else class_metrics(arrays["test"], arrays["test_labels"], labels),
         "seconds_since_start_or_continuation": seconds,
+        "continued_from_step": trainer.continued_from_step,
     }
 
     def save(folder: Path) -> None:
