@@ -44,7 +44,14 @@ def test_t_intervals_of_paired_and_of_other_runs_are_scipys(answers):
     expected = stats.ttest_ind(ours.mean(axis=1), theirs[:3].mean(axis=1), equal_var=False).confidence_interval(0.95)
     assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
     assert found.runs == (4, 3)
-    assert difference(Answers(ours), Answers(theirs[:1])).t_low is None
+    # One run, or alternatives, are held fixed at their mean.
+    for fixed in (Answers(theirs[:1]), Answers(theirs, members=4)):
+        expected = stats.ttest_1samp(ours.mean(axis=1) - fixed.right.mean(), 0).confidence_interval(0.95)
+        found = difference(Answers(ours), fixed)
+        assert (found.t_low, found.t_high) == pytest.approx((expected.low, expected.high))
+        back = difference(fixed, Answers(ours))
+        assert (back.t_low, back.t_high) == pytest.approx((-expected.high, -expected.low))
+        assert difference(fixed, Answers(ours[:1])).t_low is None
     with pytest.raises(ValueError, match="same test items"):
         difference(Answers(ours), Answers(theirs[:, :5]))
 

@@ -185,6 +185,23 @@ def test_committees_of_one_encoder_are_further_fine_tunings_of_the_last_on_the_f
     assert sorted({each["encoder"].split("-steps-")[1][0] for each in new}) == ["1", "3"]
 
 
+def test_members_with_texts_of_their_own_share_the_encoders_of_finding_b_and_have_the_first_draw(expand_all):
+    def named(**changes):
+        return {run.name: run.settings for run in expand_all(redraw=True, **changes).runs.values()}
+
+    before, after = named(), named(committee={"own_texts": 64})
+    assert set(before) < set(after)
+    new = [after[name] for name in set(after) - set(before)]
+    pretrainings = [each for each in new if "num_texts" in each]  # those of bert-1 are encoders of b
+    assert sorted((s["num_texts"], s["max_steps"], s.get("subset_seed", 0), s["seed"]) for s in pretrainings) == [
+        (64, 64, 0, 0),
+        (64, 64, 1, 1),
+    ]
+    tuned = [each for each in new if "num_texts" not in each]
+    assert {each["task_options"]["train_seed"] for each in tuned} == {0}
+    assert {each["encoder"].split("-texts-")[0] for each in tuned} == {"pretrain-bert-1-64"}
+
+
 def test_every_model_has_its_own_rate_unless_the_plan_says_otherwise(expand):
     plans = {own: expand(rates={"variants": own}) for own in (True, False)}
     waits = {own: plan.waiting for own, plan in plans.items()}

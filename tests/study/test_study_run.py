@@ -1,6 +1,7 @@
 """The study end to end at its smallest: what it leaves, what survives a kill, what a deleted record comes back as."""
 
 import json
+import os
 import re
 import shutil
 from itertools import combinations
@@ -44,6 +45,7 @@ TINY = {  # one-layer encoders on embedded text, every finding with two points
     "committee": {
         "members": {"bert-1": 3},
         "variants": {"bert-1 of 6 steps": {"members": 2, "pretraining": {"max_steps": 6}}},
+        "own_texts": 64,
         "reference": "bert-1",
         "counts": [1, 2, 3],
         "batch_size": [1],
@@ -170,6 +172,19 @@ def test_each_seed_of_a_plan_that_draws_anew_has_its_own_subsets(study):
     assert first != second
 
 
+@pytest.mark.skipif("TLM_DATA" not in os.environ, reason="TLM_DATA is not set: no FewRel to read")
+def test_markers_of_entities_are_no_tokens_that_a_corpus_could_have(study, tmp_path):
+    settings = next(record.settings for record in records(study).values() if record.kind == "subsets")
+    options = {"train_per_label": 5, "validation_per_label": 1, "test_per_label": 2, "shortfall": "take"}
+    found, tokenizer = {}, settings["tokenizer"]
+    shutil.copytree(study / "work" / tokenizer, tmp_path / tokenizer)
+    for markers in ("none", "text"):
+        (tmp_path / markers).mkdir()
+        tasks = {"fewrel": options | {"entity_markers": markers}}
+        found[markers] = execute.EXECUTORS["subsets"](settings | {"tasks": tasks}, tmp_path / markers, None)
+    assert found["none"] == found["text"]
+
+
 def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):
     found = write_report(arguments(study))["rows"]
     name = "committee of bert-1 of 6 steps"
@@ -201,6 +216,17 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     scratch = [r.results["test"]["accuracy"] for r in whole if r.settings["encoder"] is None]
     assert gap["estimate"] == pytest.approx(rows[1, "accuracy"] - np.mean(scratch), abs=2e-6)
     assert gap["runs"] == [2, 2]
+
+
+def test_a_committee_of_members_with_texts_of_their_own_has_the_encoders_of_so_many_texts(study):
+    found = [row for row in write_report(arguments(study))["rows"] if row["model"].endswith("each of its own texts")]
+    assert {row["model"].removesuffix(", each of its own texts") for row in found} == {
+        "committee of bert-1",
+        "committee of bert-1 of 6 steps",
+    }
+    (record,) = (r for r in finetunings(study) if str(r.settings["encoder"]).startswith("pretrain-bert-1-64-texts-6-"))
+    (row,) = (row for row in found if "6 steps" in row["model"] and row["measure"] == "accuracy")
+    assert row["estimate"] == pytest.approx(record.results["test"]["accuracy"], abs=1e-6)
 
 
 def test_a_committee_of_one_encoder_is_of_its_fine_tunings_and_pays_for_its_pre_training_once(study):

@@ -51,6 +51,11 @@ class Answers:
         """Accuracy of each run, float (runs,)."""
         return self.right.mean(axis=1)
 
+    @property
+    def sample(self) -> np.ndarray:
+        """Accuracy of the independent runs, float (runs,); of alternatives their mean alone, float (1,)."""
+        return self.by_run if self.members is None else self.by_run.mean(keepdims=True)
+
     @cached_property
     def _means(self) -> np.ndarray:
         """Bootstrap mean of each run, float (runs, draws)."""
@@ -81,11 +86,11 @@ def _draws(ours: Answers, theirs: Answers | None = None) -> np.ndarray:
 
 
 def _estimate(sides: Sequence[Answers], draws: np.ndarray, *samples: np.ndarray) -> Estimate:
-    """The mean of a sample over runs, or the difference of two (Welch); alternatives have no t-interval."""
+    """The mean of a sample over runs, or the difference of two (Welch); below two runs there is no t-interval."""
     value = float(samples[0].mean() - sum(other.mean() for other in samples[1:]))
     low, high = np.percentile(draws, [50 * (1 - LEVEL), 50 * (1 + LEVEL)]).tolist()
     runs = tuple(side.runs for side in sides)
-    if any(side.members for side in sides) or min(map(len, samples)) < 2:
+    if min(map(len, samples)) < 2:
         return Estimate(value, low, high, runs)
     with warnings.catch_warnings(action="ignore"):  # of runs that are all alike
         test = stats.ttest_1samp(*samples, 0) if len(samples) == 1 else stats.ttest_ind(*samples, equal_var=False)
@@ -95,14 +100,19 @@ def _estimate(sides: Sequence[Answers], draws: np.ndarray, *samples: np.ndarray)
 
 def accuracy(ours: Answers) -> Estimate:
     """Mean accuracy."""
-    return _estimate([ours], _draws(ours), ours.by_run)
+    return _estimate([ours], _draws(ours), ours.sample)
 
 
 def difference(ours: Answers, theirs: Answers, *, paired: bool = False) -> Estimate:
-    """Mean accuracy of ours less that of theirs; with `paired`, row k of both belongs together for the t-interval."""
+    """Mean accuracy of ours less that of theirs; with `paired`, row k of both belongs together for the t-interval.
+
+    A side without runs to vary (alternatives, or one run) is held fixed at its mean: t is over the runs of the other.
+    """
     if theirs.right.shape[1] != ours.right.shape[1]:
         raise ValueError("Both sides must be on the same test items.")
-    samples = [ours.by_run - theirs.by_run] if paired else [ours.by_run, theirs.by_run]
+    samples = [ours.sample, theirs.sample]
+    if paired or min(map(len, samples)) == 1:
+        samples = [samples[0] - samples[1]]
     return _estimate([ours, theirs], _draws(ours, theirs), *samples)
 
 

@@ -23,7 +23,7 @@ from .execute import Record
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
 
-NOT_WORSE = 0.01  # a committee is not worse when the interval of its difference from the deep encoder is above minus it
+NOT_WORSE = 0.01  # a committee is not worse when both intervals of its difference from the deep encoder are above -it
 SMALLEST = "smallest that is not worse"
 Logits = tuple[np.ndarray, np.ndarray]  # logits (items, members, classes) and labels (items,)
 Right = dict[int, np.ndarray]  # right or wrong by seed, float (items,) each
@@ -153,17 +153,19 @@ class Findings:
                 yield make_row(CORPUS_SIZE, task, model, "slope", "gap per doubling", rise)
 
     def labels(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
-        """Finding e: accuracies, and the gap, by the number of labels of a class; each seed draws its own texts."""
+        """Finding e: accuracies, and the gap, by the number of labels of a class; runs of a seed share their texts."""
         name, counts = BASELINE_NAMES["linear"], self.planner.label_counts(task)
         linear = {count: self._baselines(task, few, self.plan.labels.seeds).get(name) for count, few in counts.items()}
         for (finding, model, count), found in right.items():
             if finding == LABELS and found:
-                ours, scratch = _stack(found), right[LABELS, "scratch", count]
+                ours, scratch, other = _stack(found), right[LABELS, "scratch", count], linear[count]
                 yield make_row(LABELS, task, model, count, "accuracy", accuracy(ours))
                 if model != "scratch" and scratch:
-                    yield make_row(LABELS, task, model, count, "gap", difference(ours, _stack(scratch)))
-                if (other := linear[count]) is not None:
-                    yield make_row(LABELS, task, model, count, f"difference from {name}", difference(ours, other))
+                    gap = difference(ours, _stack(scratch), paired=found.keys() == scratch.keys())
+                    yield make_row(LABELS, task, model, count, "gap", gap)
+                if other is not None:
+                    gain = difference(ours, other, paired=ours.runs == other.runs)
+                    yield make_row(LABELS, task, model, count, f"difference from {name}", gain)
         for count, other in linear.items():
             if other is not None:
                 yield make_row(LABELS, task, name, count, "accuracy", accuracy(other))
@@ -221,7 +223,8 @@ class Findings:
                         found = difference(ours, theirs)
                         yield make_row(COMMITTEE, task, group.model, count, f"difference from {name}", found)
                         if name == reference:
-                            better = {**better, count: found} if found.low > -NOT_WORSE else {}
+                            lowest = min(found.low, found.low if found.t_low is None else found.t_low)
+                            better = {**better, count: found} if lowest > -NOT_WORSE else {}
             if group.timed_as == shallow and better and len(deep) > 1:  # from this size on
                 yield make_row(COMMITTEE, task, group.model, min(better), SMALLEST, better[min(better)])
         for name, theirs in baselines.items() if groups else ():
@@ -250,6 +253,9 @@ class Findings:
             yield Committees(name, "mixed", {kinds: right}, {kinds: cost})
         for variant in self.plan.committee.variants:
             yield self._alike(f"committee of {variant}", shallow, first[variant, "pretrained"])
+        for model in (shallow, *self.plan.committee.variants):
+            own = first.get((f"{model}, own texts", "pretrained"), [])
+            yield self._alike(f"committee of {model}, each of its own texts", shallow, own)
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])
         if reference != shallow:
             yield self._alike(f"committee of {reference}", None, first[reference, "pretrained"])
@@ -266,7 +272,8 @@ class Findings:
             large = [(logits, labels) for logits, labels in found if logits.shape[1] >= count]
             if large:
                 right = [committees_right(*each, [*combinations(range(each[0].shape[1]), count)]) for each in large]
-                answers[count] = Answers(np.concatenate(right), len(large) if shared else large[0][0].shape[1])
+                most = len(large) if shared else None if count == 1 else large[0][0].shape[1]  # single ones are runs
+                answers[count] = Answers(np.concatenate(right), most)
                 seconds[count] = count * tuning + encoder * (1 if shared else count)
         calibration = {max(answers): self._calibration(groups, max(answers))} if answers else {}
         return Committees(model, timed_as, answers, seconds, calibration)

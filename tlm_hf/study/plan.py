@@ -203,9 +203,19 @@ class Planner:
             encoders[seed] = (self.pretraining(model, seed, **changes), list(range(first, first + count)))
         return encoders
 
+    def on_texts(self, texts: int, **changes: Any) -> dict[int, tuple[StudyRun, list[int]]]:
+        """Encoders of the shallow recipe on so many texts; with `redraw` each has its own, unless all read all."""
+        plan, shallow, encoders = self.plan, self.plan.shallow, {}
+        redrawn = plan.redraw and texts != plan.pretraining[shallow]["num_texts"]
+        for seed in range(plan.corpus_size.seeds or plan.pretraining_seeds):
+            chosen = {**changes, "num_texts": texts} | ({"subset_seed": seed} if redrawn and seed else {})
+            encoders[seed] = (self.pretraining(shallow, seed, **chosen), [seed * plan.finetuning_seeds])
+        return encoders
+
     def points(self, task: str) -> Iterator[Point]:
         """The points of all findings on a task."""
         plan, shallow, n = self.plan, self.plan.shallow, self.plan.finetuning_seeds
+        variants = plan.committee.variants
 
         def scratch(model: str) -> dict[int, tuple[StudyRun | None, list[int]]]:
             return {seed: (None, [seed]) for seed in range(self.seeds(model) * n)}
@@ -226,16 +236,16 @@ class Planner:
             yield Point(COMMITTEE, task, model, "pretrained", model, encoders, draw=one_draw)
         yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch(shallow), draw=one_draw)
         every = {p: [p * n] for p in range(plan.pretraining_seeds)}
-        seeds = {p: every[p] for p in range(plan.corpus_size.seeds or plan.pretraining_seeds)}
+        if (own := plan.committee.own_texts) is not None:
+            for model, changes in {shallow: {}, **{v: each.pretraining for v, each in variants.items()}}.items():
+                encoders = self.on_texts(own, **changes)
+                yield Point(COMMITTEE, task, f"{model}, own texts", "pretrained", model, encoders, draw=one_draw)
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
             of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
-            changes: Json = {"num_texts": texts, "max_steps": of_size}
-            redrawn = plan.redraw and texts != plan.pretraining[shallow]["num_texts"]  # which other findings share
-            choices: dict[int, Json] = {p: {"subset_seed": p} if redrawn and p else {} for p in seeds}
-            encoders = {p: (self.pretraining(shallow, p, **changes, **choices[p]), seeds[p]) for p in seeds}
+            encoders = self.on_texts(texts, max_steps=of_size)
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
-        alike = [name for name, v in plan.committee.variants.items() if v.pretraining == plan.overlap.pretraining]
+        alike = [name for name, each in variants.items() if each.pretraining == plan.overlap.pretraining]
         changes = {**plan.overlap.pretraining, "max_steps": plan.overlap.max_steps}
         for kind in KINDS:  # the random subset is the same for all tasks (`execute` checks that)
             subset = f"{next(iter(plan.tasks)) if kind == 'random' else task}-{kind}"
@@ -243,7 +253,7 @@ class Planner:
             yield Point(OVERLAP, task, f"{shallow}, {kind} overlap", kind, next(iter(alike), shallow), encoders)
         seeds = {p: every[p] for p in range(plan.labels.seeds or plan.pretraining_seeds)}
         for count, fewer in self.label_counts(task).items():
-            for model in [shallow, *plan.committee.variants]:
+            for model in [shallow, *variants]:
                 encoders = {p: (encoder, [p * n]) for p, (encoder, _) in self.encoders(model).items() if p in seeds}
                 yield Point(LABELS, task, model, count, model, encoders, fewer)
             yield Point(LABELS, task, "scratch", count, shallow, {p: (None, seeds[p]) for p in seeds}, fewer)

@@ -91,6 +91,7 @@ class CommitteePlan(Section):
     reference_seeds: Count | None = None
     counts: list[Count] = Field(min_length=1)
     of_one_encoder: Annotated[int, Field(ge=1, le=MOST_MEMBERS)] = 1
+    own_texts: Count | None = None
     batch_size: list[Count] = Field(min_length=1)
     variants: dict[str, VariantPlan] = {}
 

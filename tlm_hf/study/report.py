@@ -102,7 +102,8 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
     costs = costs.set_index(index)[list(formats)].replace("nan", "")
     costs = costs.loc[:, (costs != "").any()]  # without a record of latency, or one from before tables were timed
     of_gap = baselines if len(gap) else baselines[:0]
-    compared = _pivot(committee[~is_smallest], index, tested="accuracy")
+    tested = f"difference from {state.planner.plan.committee.reference}"
+    compared = _pivot(committee[~is_smallest], index, tested).rename(columns={"t-interval": f"{tested}, t-interval"})
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
         "models": _models(state.planner, state.records),
@@ -110,8 +111,8 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
         "corpus_size": _pivot(sizes.assign(measure=by_size), tested="gap per doubling"),
         "overlap": _overlap(overlap, state.planner, state.records),
         "labels": _pivot(labels, ("task", "model", "labels"), tested="gap"),
-        "committee": compared.drop(columns="t-interval", errors="ignore").join(costs),
-        "smallest": _pivot(committee[is_smallest], index),
+        "committee": compared.join(costs),
+        "smallest": _pivot(committee[is_smallest], index, tested=SMALLEST),
         "latency": shown,
         "rates": _rates(state.planner),
     }
