@@ -154,21 +154,26 @@ class Findings:
 
     def labels(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding e: accuracies, and the gap, by the number of labels of a class; runs of a seed share their texts."""
-        name, counts = BASELINE_NAMES["linear"], self.planner.label_counts(task)
-        linear = {count: self._baselines(task, few, self.plan.labels.seeds).get(name) for count, few in counts.items()}
+        name, n, linear = BASELINE_NAMES["linear"], self.plan.finetuning_seeds, dict[int, Right]()  # by draw
+        for count, few in self.planner.label_counts(task).items():
+            runs = [run for run in self.planner.baselines(task, few, self.plan.labels.seeds) if run.kind == "linear"]
+            draws = {run.settings["task_options"].get("train_seed", 0): self.logits([run]) for run in runs}
+            linear[count] = {draw: _is_right(found)[0] for draw, found in draws.items() if found is not None}
         for (finding, model, count), found in right.items():
             if finding == LABELS and found:
                 ours, scratch, other = _stack(found), right[LABELS, "scratch", count], linear[count]
                 yield make_row(LABELS, task, model, count, "accuracy", accuracy(ours))
                 if model != "scratch" and scratch:
-                    gap = difference(ours, _stack(scratch), paired=found.keys() == scratch.keys())
+                    paired = self.plan.redraw and found.keys() == scratch.keys()
+                    gap = difference(ours, _stack(scratch), paired=paired)
                     yield make_row(LABELS, task, model, count, "gap", gap)
-                if other is not None:
-                    gain = difference(ours, other, paired=ours.runs == other.runs)
+                if other:
+                    paired = self.plan.redraw and [n * seed for seed in found] == [*other]
+                    gain = difference(ours, _stack(other), paired=paired)
                     yield make_row(LABELS, task, model, count, f"difference from {name}", gain)
         for count, other in linear.items():
-            if other is not None:
-                yield make_row(LABELS, task, name, count, "accuracy", accuracy(other))
+            if other:
+                yield make_row(LABELS, task, name, count, "accuracy", accuracy(_stack(other)))
 
     def overlap(self, right: Mapping[str, Mapping[Any, Right]]) -> Iterator[Row]:
         """Finding c: the gap by subset, x being the Jensen-Shannon divergence from the task; high less the others."""
@@ -211,6 +216,8 @@ class Findings:
             plain = groups[0].answers
             better: dict[int, Estimate] = {}
             for count, ours in group.answers.items():
+                if group.timed_as is None and count == 1:
+                    continue  # these are the reference
                 more: Json = {"timed_as": group.timed_as, "seconds": round(group.seconds[count])}
                 more["calibration"] = group.calibration.get(count)
                 yield make_row(COMMITTEE, task, group.model, count, "accuracy", accuracy(ours), **more)
@@ -223,7 +230,7 @@ class Findings:
                         found = difference(ours, theirs)
                         yield make_row(COMMITTEE, task, group.model, count, f"difference from {name}", found)
                         if name == reference:
-                            lowest = min(found.low, found.low if found.t_low is None else found.t_low)
+                            lowest = min(low for low in (found.low, found.t_low) if low is not None)
                             better = {**better, count: found} if lowest > -NOT_WORSE else {}
             if group.timed_as == shallow and better and len(deep) > 1:  # from this size on
                 yield make_row(COMMITTEE, task, group.model, min(better), SMALLEST, better[min(better)])

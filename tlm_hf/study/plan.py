@@ -203,13 +203,13 @@ class Planner:
             encoders[seed] = (self.pretraining(model, seed, **changes), list(range(first, first + count)))
         return encoders
 
-    def on_texts(self, texts: int, **changes: Any) -> dict[int, tuple[StudyRun, list[int]]]:
-        """Encoders of the shallow recipe on so many texts; with `redraw` each has its own, unless all read all."""
-        plan, shallow, encoders = self.plan, self.plan.shallow, {}
-        redrawn = plan.redraw and texts != plan.pretraining[shallow]["num_texts"]
-        for seed in range(plan.corpus_size.seeds or plan.pretraining_seeds):
-            chosen = {**changes, "num_texts": texts} | ({"subset_seed": seed} if redrawn and seed else {})
-            encoders[seed] = (self.pretraining(shallow, seed, **chosen), [seed * plan.finetuning_seeds])
+    def on_texts(self, texts: int, own: bool, **changes: Any) -> dict[int, tuple[StudyRun, list[int]]]:
+        """Encoders of the shallow recipe on so many texts, which each of them chooses (`own`) or all share."""
+        encoders = {}
+        for seed in range(self.plan.corpus_size.seeds or self.plan.pretraining_seeds):
+            options = {**changes, "num_texts": texts} | ({"subset_seed": seed} if own and seed else {})
+            encoder = self.pretraining(self.plan.shallow, seed, **options)
+            encoders[seed] = (encoder, [seed * self.plan.finetuning_seeds])
         return encoders
 
     def points(self, task: str) -> Iterator[Point]:
@@ -236,14 +236,15 @@ class Planner:
             yield Point(COMMITTEE, task, model, "pretrained", model, encoders, draw=one_draw)
         yield Point(COMMITTEE, task, shallow, "scratch", shallow, scratch(shallow), draw=one_draw)
         every = {p: [p * n] for p in range(plan.pretraining_seeds)}
-        if (own := plan.committee.own_texts) is not None:
+        if (texts := plan.committee.own_texts) is not None:
             for model, changes in {shallow: {}, **{v: each.pretraining for v, each in variants.items()}}.items():
-                encoders = self.on_texts(own, **changes)
+                encoders = self.on_texts(texts, own=True, **changes)
                 yield Point(COMMITTEE, task, f"{model}, own texts", "pretrained", model, encoders, draw=one_draw)
         sizes, steps = sorted(set(plan.corpus_size.num_texts)), plan.corpus_size.max_steps
         for equal, texts in product(("steps", "epochs"), sizes):
             of_size = steps if equal == "steps" else round(steps * texts / sizes[-1])
-            encoders = self.on_texts(texts, max_steps=of_size)
+            redrawn = plan.redraw and texts != plan.pretraining[shallow]["num_texts"]  # which other findings share
+            encoders = self.on_texts(texts, redrawn, max_steps=of_size)
             yield Point(CORPUS_SIZE, task, f"{shallow}, equal {equal}", texts, shallow, encoders)
         alike = [name for name, each in variants.items() if each.pretraining == plan.overlap.pretraining]
         changes = {**plan.overlap.pretraining, "max_steps": plan.overlap.max_steps}

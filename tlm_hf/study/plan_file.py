@@ -185,6 +185,7 @@ def check_data(plan: SizePlan, root: str | None, tasks: Collection[str] = ()) ->
     names = {field.name for field in fields(CorpusOptions)}
     options = {name: value for each in plan.pretraining.values() for name, value in each.items() if name in names}
     counts = [plan.tokenizer_texts, plan.overlap.corpus_texts, *plan.corpus_size.num_texts]
+    counts += [plan.committee.own_texts or 0]
     options["num_texts"] = max([*counts, *(each["num_texts"] for each in plan.pretraining.values())])
     load_pretraining_corpus(CorpusOptions(corpus=plan.corpus, data_root=root, **options), "laptop")
     for name in tasks or plan.tasks:
