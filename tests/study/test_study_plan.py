@@ -223,6 +223,13 @@ def test_corpora_are_drawn_anew_by_seed_but_the_largest(expand, redraw, choices)
     assert [each["tasks"]["docstrings"].get("train_seed") for each in subsets] == [0, 1] if redraw else [None]
 
 
+def test_the_overlap_is_with_texts_without_the_marks_of_entities():
+    """A third of a marked FewRel sentence would be pieces of [E1]: texts of low overlap were those without brackets."""
+    planner = Planner(read_plan("fair"), {})
+    assert planner.task_options("fewrel", 0)["entity_markers"] == "text"
+    assert "entity_markers" not in planner.subsets(0).settings["tasks"]["fewrel"]
+
+
 def test_encoders_of_the_overlap_have_their_own_options(expand):
     options = {"initialization": "counts", "mlm_probability": 0.2}
 

@@ -1,7 +1,6 @@
 """The study end to end at its smallest: what it leaves, what survives a kill, what a deleted record comes back as."""
 
 import json
-import os
 import re
 import shutil
 from itertools import combinations
@@ -170,19 +169,6 @@ def test_each_seed_of_a_plan_that_draws_anew_has_its_own_subsets(study):
         found.append(execute.EXECUTORS["subsets"](settings | {"seed": seed}, folder, None)["measures"])
     first, second = (measures["docstrings"]["random"]["sha256"] for measures in found)
     assert first != second
-
-
-@pytest.mark.skipif("TLM_DATA" not in os.environ, reason="TLM_DATA is not set: no FewRel to read")
-def test_markers_of_entities_are_no_tokens_that_a_corpus_could_have(study, tmp_path):
-    settings = next(record.settings for record in records(study).values() if record.kind == "subsets")
-    options = {"train_per_label": 5, "validation_per_label": 1, "test_per_label": 2, "shortfall": "take"}
-    found, tokenizer = {}, settings["tokenizer"]
-    shutil.copytree(study / "work" / tokenizer, tmp_path / tokenizer)
-    for markers in ("none", "text"):
-        (tmp_path / markers).mkdir()
-        tasks = {"fewrel": options | {"entity_markers": markers}}
-        found[markers] = execute.EXECUTORS["subsets"](settings | {"tasks": tasks}, tmp_path / markers, None)
-    assert found["none"] == found["text"]
 
 
 def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(study):

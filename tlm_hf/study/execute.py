@@ -107,7 +107,7 @@ def _subsets(settings: Json, folder: Path, root: str | None) -> Json:
     tokens_of_texts = encode_texts(texts, tokenizer, length)
     measures: dict[str, Json] = {name: {} for name in settings["tasks"]}
     for name, options in settings["tasks"].items():
-        task = load_task(name, root=root, **options | {"entity_markers": "none"})  # no text of a corpus has markers
+        task = load_task(name, root=root, **options)
         counts = {split: count(task[split]) for split in ("train", "test")}
         choice = counts["train"], settings["num_texts"]
         for kind, places in select_subsets(tokens_of_texts, texts, *choice, seed=settings.get("seed", 0)).items():

@@ -75,7 +75,10 @@ class Planner:
         settings |= {"corpus_texts": overlap.corpus_texts, "num_texts": overlap.num_texts}
         settings |= {"seed": seed} if self.plan.redraw else {}
         first = seed * self.plan.finetuning_seeds  # fine-tuned with it
-        settings |= {"tasks": {task: self.task_options(task, first) for task in self.plan.tasks}}
+        tasks = {task: self.task_options(task, first) for task in self.plan.tasks}
+        for options in tasks.values():  # no corpus has such marks: low overlap would mean no brackets
+            options.pop("entity_markers", None)
+        settings |= {"tasks": tasks}
         return StudyRun("subsets", f"subsets-{seed}" if self.plan.redraw else "subsets", settings, (self.tokenizer,))
 
     def recipe(self, model: str) -> str:
