@@ -12,7 +12,7 @@ from tlm_hf.study import estimates
 from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference
 from tlm_hf.study.execute import Record
 from tlm_hf.study.findings import SMALLEST, Committees, Findings, overlap_measures
-from tlm_hf.study.plan import GAP, OVERLAP, Planner
+from tlm_hf.study.plan import GAP, LABELS, OVERLAP, Planner
 from tlm_hf.study.plan_file import read_plan
 
 
@@ -181,6 +181,24 @@ def test_overlap_is_the_mean_over_the_choices_of_subsets():
         records[name] = Record(name, "subsets", {}, {"measures": measures})
     assert overlap_measures(planner, records)["fewrel"]["low"] == {"bits": 0.1875}
     assert overlap_measures(planner, {}) == {}
+
+
+@pytest.mark.parametrize(("draws", "is_paired"), [((0, 2), True), ((0, 1), False)])
+def test_few_labels_are_paired_where_both_sides_have_the_same_draws(tmp_path, monkeypatch, draws, is_paired):
+    generator = np.random.default_rng(12)
+    ours, linear = ({seed: generator.random(300) < 0.7 for seed in seeds} for seeds in ((0, 2), draws))
+    made = Findings(Planner(read_plan("fair"), {}), {}, tmp_path)
+
+    def logits(runs):
+        found = linear.get(next(iter(runs)).settings["task_options"]["train_seed"])
+        return None if found is None else (np.eye(2)[found.astype(int)][:, None], np.ones(300, dtype=int))
+
+    monkeypatch.setattr(made, "logits", logits)
+    rows = list(made.labels("ag_news", {(LABELS, "bert-1", 8): ours, (LABELS, "scratch", 8): {}}))
+    (row,) = [each for each in rows if each.measure.startswith("difference")]
+    sides = [[each.mean() for each in side.values()] for side in (ours, linear)]
+    test = stats.ttest_rel(*sides) if is_paired else stats.ttest_ind(*sides, equal_var=False)
+    assert (row.t_low, row.t_high) == pytest.approx(test.confidence_interval(0.95), abs=1e-6)
 
 
 def test_not_worse_holds_from_a_number_on(findings, monkeypatch):
