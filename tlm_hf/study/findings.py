@@ -87,8 +87,8 @@ class Findings:
         rows += self.overlap(right)
         rows += [row for task in tasks for row in self.committee(task, points[task])]
         rows += [row for task in tasks for row in self.labels(task, right[task])]
-        baselines = [(task, *each) for task in tasks for each in self._baselines(task).items()]
-        rows += [make_row(BASELINES, task, name, None, "accuracy", accuracy(side)) for task, name, side in baselines]
+        fits = [(task, name, _stack(found)) for task in tasks for name, found in self._baselines(task).items()]
+        rows += [make_row(BASELINES, task, name, None, "accuracy", accuracy(side)) for task, name, side in fits]
         return rows
 
     def logits(self, runs: Iterable[StudyRun], split: str = "test") -> Logits | None:
@@ -115,10 +115,13 @@ class Findings:
         answers = {seed: self.logits(runs) for seed, runs in self.planner.runs(point).items()}
         return {seed: _is_right(found).mean(axis=0) for seed, found in answers.items() if found is not None}
 
-    def _baselines(self, task: str, train_per_label: int | None = None, draws: int | None = None) -> dict[str, Answers]:
-        runs = self.planner.baselines(task, train_per_label, draws)
-        kinds = {kind: self.logits(run for run in runs if run.kind == kind) for kind in self.plan.baselines}
-        return {BASELINE_NAMES[kind]: Answers(_is_right(found)) for kind, found in kinds.items() if found is not None}
+    def _baselines(self, task: str, train_per_label: int | None = None, draws: int | None = None) -> dict[str, Right]:
+        found: dict[str, Right] = {}
+        for run in self.planner.baselines(task, train_per_label, draws):
+            if (logits := self.logits([run])) is not None:
+                draw = run.settings["task_options"].get("train_seed", 0)
+                found.setdefault(BASELINE_NAMES[run.kind], {})[draw] = _is_right(logits)[0]
+        return found
 
     def gap(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding a: both arms, their difference, that without the runs that chose, and that from the baselines."""
@@ -134,7 +137,7 @@ class Findings:
                 # Without the runs whose validation accuracy chose the rates: their test accuracy may be flattered.
                 found["gap, other seeds"] = difference(_stack(ours, others[0]), _stack(theirs, others[1]))
             for name, other in self._baselines(task).items():
-                found[f"difference from {name}"] = difference(_stack(ours), other)
+                found[f"difference from {name}"] = difference(_stack(ours), _stack(other))
             for measure, estimate in found.items():
                 yield make_row(GAP, task, model, None, measure, estimate)
 
@@ -154,11 +157,9 @@ class Findings:
 
     def labels(self, task: str, right: Mapping[Any, Right]) -> Iterator[Row]:
         """Finding e: accuracies, and the gap, by the number of labels of a class; runs of a seed share their texts."""
-        name, n, linear = BASELINE_NAMES["linear"], self.plan.finetuning_seeds, dict[int, Right]()  # by draw
-        for count, few in self.planner.label_counts(task).items():
-            runs = [run for run in self.planner.baselines(task, few, self.plan.labels.seeds) if run.kind == "linear"]
-            draws = {run.settings["task_options"].get("train_seed", 0): self.logits([run]) for run in runs}
-            linear[count] = {draw: _is_right(found)[0] for draw, found in draws.items() if found is not None}
+        name, n, seeds = BASELINE_NAMES["linear"], self.plan.finetuning_seeds, self.plan.labels.seeds
+        counts = self.planner.label_counts(task)
+        linear = {count: self._baselines(task, few, seeds).get(name, {}) for count, few in counts.items()}
         for (finding, model, count), found in right.items():
             if finding == LABELS and found:
                 ours, scratch, other = _stack(found), right[LABELS, "scratch", count], linear[count]
@@ -205,7 +206,8 @@ class Findings:
     def committee(self, task: str, points: Mapping[Any, Point]) -> Iterator[Row]:
         """Finding d: accuracy of committees, and its difference from deep encoder, baselines and plain committees."""
         reference, shallow, groups = self.plan.committee.reference, self.plan.shallow, list(self._committees(points))
-        deep, baselines = self.right(points[COMMITTEE, reference, "pretrained"]), self._baselines(task, draws=1)
+        deep = self.right(points[COMMITTEE, reference, "pretrained"])
+        baselines = {name: _stack(found) for name, found in self._baselines(task, draws=1).items()}
         others = ({reference: _stack(deep)} if deep else {}) | baselines
         if deep:
             tuned = self.planner.runs(points[COMMITTEE, reference, "pretrained"])
