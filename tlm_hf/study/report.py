@@ -130,8 +130,8 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
     of_measure = {name: part.set_index(list(index)) for name, part in rows.groupby("measure")}
     if tested in of_measure:
         table = table.join(of_measure[tested][["t-interval", "runs"]])
-    if "accuracy" in of_measure:  # of lines that are compared with
-        runs = of_measure["accuracy"]["runs"]
+    for name in {"accuracy", ARM_NAMES["pretrained"]} & of_measure.keys():  # of lines that are compared with
+        runs = of_measure[name]["runs"]
         table = table.assign(runs=table["runs"].fillna(runs) if "runs" in table else runs)
     return table
 
