@@ -1,6 +1,6 @@
 """One run of the study, which continues when it was killed; its record (settings, results, logits) is written whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..evaluation.linear_models import fit_tfidf, sentence_baseline
 from ..evaluation.scoring import pack_logits
 from ..hub.manifest import training_seconds
 from ..models.modeling_committee import CommitteeForSequenceClassification
+from ..models.modeling_frozen import check_freezable
 from ..models.modeling_tlm import TLMForSequenceClassification
 from ..recipes import build_config, find_size
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
@@ -72,6 +73,11 @@ def read_record(folder: Path) -> Record | None:
     if "kind" not in results:
         raise UserError(f"The record {folder} is damaged: delete it, and the study makes it again.")
     return Record(folder.name, results["kind"], settings, results)
+
+
+def timed_seconds(records: Iterable[Record]) -> list[float]:
+    """Seconds of each run whose training was timed; None stands in a record where it was not."""
+    return [record.results["seconds"] for record in records if record.results.get("seconds")]
 
 
 def is_ready(kind: str, folder: Path) -> bool:
@@ -179,12 +185,14 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     deep.id2label = {0: "a", 1: "b"}
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
     models[f"{reference}, our fast path", 1] = build(reference)
-    models |= {(members[0], count): build(*[members[0]] * count) for count in settings["counts"]}
-    shallow = build_config(members[0], size)
-    if shallow.num_hidden_layers == 1 and not shallow.has_convolution:  # else there are no tables
-        for count in settings["counts"]:
-            committee = CommitteeForSequenceClassification.from_members([build(members[0]) for _ in range(count)])
-            models[f"{members[0]}, frozen", count] = committee.freeze(cls_token_id=CLS).eval()
+    join, first = CommitteeForSequenceClassification.from_members, members[0]
+    committees = {count: join([build(first) for _ in range(count)]).eval() for count in settings["counts"]}
+    models |= {(first, count): each if count > 1 else each[0] for count, each in committees.items()}
+    try:
+        check_freezable([build(first)])
+    except ValueError:  # members of several layers, or with convolutions
+        committees.clear()
+    models |= {(f"{first}, frozen", n): each.freeze(cls_token_id=CLS).eval() for n, each in committees.items()}
     models |= {(recipe, 1): build(recipe) for recipe in members[1:]}
     models |= {("mixed", len(members)): build(*members)} if len(members) > 1 else {}
     rows = []

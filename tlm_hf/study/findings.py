@@ -19,7 +19,7 @@ from ..evaluation.scoring import unpack_logits
 from ..runs.atomic_files import Json
 from ..training.finetune import LOGITS_FILE
 from .estimates import Answers, Estimate, accuracy, committees_right, difference, mean_difference, slope
-from .execute import Record
+from .execute import Record, timed_seconds
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner, Point, StudyRun
 from .plan_file import ARM_NAMES, BASELINE_NAMES
 
@@ -302,8 +302,8 @@ class Findings:
         encoders = [need for run in runs for need in run.needs if need.kind == "pretrain"]
         costs = []
         for some in (encoders, runs):
-            found = [self.records[run.name].results["seconds"] for run in some if run.name in self.records]
-            costs.append(median(list(filter(None, found)) or [0.0]))
+            found = timed_seconds(self.records[run.name] for run in some if run.name in self.records)
+            costs.append(median(found or [0.0]))
         return costs[0], costs[1]
 
 

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..runs.atomic_files import Json, write_json, write_text
 from ..runs.figure import drawing
 from ..runs.provenance import portable_path
-from .execute import Record
+from .execute import Record, timed_seconds
 from .findings import NOT_WORSE, SMALLEST, Findings, Row, overlap_measures
 from .plan import BASELINES, COMMITTEE, CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner
 from .plan_file import ARM_NAMES, BASELINE_NAMES, SizePlan
@@ -54,7 +54,7 @@ def write_report(arguments: StudyArguments) -> Json:
         state=state,
         tables=write_tables(frame, latency, state),
         drawn=draw_plots(frame, plan, folder),
-        hours=sum(result.get("seconds") or 0.0 for result in results) / 3600,
+        hours=sum(timed_seconds(state.records.values())) / 3600,
         machines=sorted(processors),
         commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", result["commit"] or "none") for result in results}),
         margin=NOT_WORSE,
@@ -130,8 +130,9 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
     of_measure = {name: part.set_index(list(index)) for name, part in rows.groupby("measure")}
     if tested in of_measure:
         table = table.join(of_measure[tested][["t-interval", "runs"]])
-    for name in {"accuracy", ARM_NAMES["pretrained"]} & of_measure.keys():  # of lines that are compared with
-        runs = of_measure[name]["runs"]
+    measure = "accuracy" if "accuracy" in of_measure else ARM_NAMES["pretrained"]  # of lines that are compared with
+    if measure in of_measure:
+        runs = of_measure[measure]["runs"]
         table = table.assign(runs=table["runs"].fillna(runs) if "runs" in table else runs)
     return table
 
@@ -140,13 +141,14 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
     lines = {}
     for model in (*planner.plan.pretraining, *planner.plan.committee.variants):
         runs = [run for run, _ in planner.encoders(model).values()]
-        found = [records[run.name].results for run in runs if run.name in records]
+        made = [records[run.name] for run in runs if run.name in records]
+        found = [record.results for record in made]
         if found:
             losses = [f"{loss:.2f}" for loss in sorted(record["held_out"]["loss"] for record in found)]
             line = {"parameters": f"{found[0]['parameters']:,}", "seeds": str(len(found))}
             line |= {key: f"{found[0][key]:,}" for key in ("texts", "steps")}
             line["held-out loss, nats"] = " to ".join(dict.fromkeys([losses[0], losses[-1]]))
-            timed = [record["seconds"] for record in found if record["seconds"]]
+            timed = timed_seconds(made)
             lines[model] = line | {"seconds of one core": f"{median(timed):,.0f}" if timed else ""}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("encoder")
 
