@@ -1,6 +1,7 @@
 """Jobs side by side: their order, their errors, and that no worker outlives its command."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,18 @@ def test_order_errors_and_later_jobs(tmp_path, workers):
     assert "start 8" not in order(tmp_path)
 
 
+def save_first(work: Work) -> dict[str, int]:
+    """As a training does: SIGTERM is noted, and what it saves takes a while."""
+    noted: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
+    (Path(work.output_dir) / "started").touch()
+    while not noted:
+        time.sleep(0.01)
+    time.sleep(1)
+    (Path(work.output_dir) / "saved").touch()
+    return {}
+
+
 def order(folder: Path) -> str:
     return (folder / "order.txt").read_text()
 
@@ -121,13 +134,27 @@ def is_running(number: int) -> bool:
         return False
 
 
+def run_script(folder: Path, *lines: str) -> subprocess.CompletedProcess:
+    """Run a script with `folder` and the names of this file, whose jobs are not guarded by the script's name."""
+    script = folder / "script.py"
+    start = ["import sys", "sys.path.insert(0, sys.argv[1])", "from test_worker_pool import *"]
+    script.write_text("\n".join([*start, "folder = Path(sys.argv[2])", *lines, ""]))
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 def test_a_script_needs_no_guard(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nsys.path.insert(0, sys.argv[1])\nfrom test_worker_pool import Path, job, run_jobs\n"
-        "folder = Path(sys.argv[2])\n"
-        "print(sorted(run_jobs([job(folder, 1), job(folder, 2)], 2, 'Testing')))\n"
-    )
-    command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run_script(tmp_path, "print(sorted(run_jobs([job(folder, 1), job(folder, 2)], 2, 'Testing')))")
     assert done.stdout == "['job 1', 'job 2']\n", done.stderr
+
+
+def test_an_interruption_ends_idle_workers_and_waits_for_the_others(tmp_path):
+    done = run_script(
+        tmp_path,
+        "def interrupt():",  # when the first job has ended: its worker waits for another one
+        "    while not (folder / '2' / 'started').exists(): time.sleep(0.01)",
+        "    raise KeyboardInterrupt",
+        "run_jobs([job(folder, 1), job(folder, 2, function=save_first)], 2, 'Testing', interrupt)",
+    )
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert (tmp_path / "2" / "saved").exists()

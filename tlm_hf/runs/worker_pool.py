@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -116,6 +117,8 @@ def _processes(workers: int, devices: Sequence[str]) -> ProcessPoolExecutor:
 
 def _start_worker(devices: Any) -> None:
     """Take a device; end if the command that started the worker is killed, or two would write to one folder."""
+    # An idle worker holds the lock of the queue: killed by the signal's default it would keep it, and the others wait.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parent: Any = parent_process()
 
     def end_with_parent() -> None:
