@@ -12,17 +12,12 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from tlm_hf import TLMModel
 from tlm_hf.commands.common import Parser
-from tlm_hf.data.tasks import load_task
-from tlm_hf.data.tokenization import load_tokenizer
-from tlm_hf.evaluation.linear_models import choose_linear
 from tlm_hf.runs.atomic_files import Json, read_json, write_json
 from tlm_hf.runs.provenance import provenance
 from tlm_hf.runs.quiet import quiet_libraries
@@ -56,22 +51,8 @@ def measure_cost(words: str, folder: Path) -> Json:
     return read_json(folder / "cost.json")
 
 
-def probe(encoder: Path, task: Any) -> float:
-    """Best validation accuracy of a linear model on the mean of the frozen encoder's last states."""
-    model, tokenizer = TLMModel.from_pretrained(encoder, add_pooling_layer=False).eval(), load_tokenizer(str(encoder))
-
-    @torch.inference_mode()
-    def embed(batch: dict[str, list[str]]) -> dict[str, np.ndarray]:
-        inputs = tokenizer(batch["text"], truncation=True, padding=True, return_tensors="pt")
-        states, mask = model(**inputs).last_hidden_state, inputs["attention_mask"]
-        return {"vector": ((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy()}
-
-    embedded = task.map(embed, batched=True, batch_size=100).with_format("numpy")
-    return float(choose_linear({split: embedded[split]["vector"][:] for split in task}, task)["validation_accuracy"])
-
-
 def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, seed: int) -> Json:
-    """Pre-train, probe and fine-tune; a run that is finished is read from its folder."""
+    """Pre-train and fine-tune; a run that is finished is read from its folder."""
     name = variant.replace("--", "").replace(" ", "_").replace("/", "_") or "as-given"
     root, words = Path(arguments.output_dir) / name, f"{arguments.pretrain} {variant}"
     folder = root / f"{minutes:g}-minutes-{seed}"
@@ -84,7 +65,6 @@ def run_variant(arguments: argparse.Namespace, variant: str, minutes: float, see
     row |= {"minutes used": (cost["rest"] + step * steps) / 60, "loss": results["held_out"]["loss"]}
     row["folder"] = str(folder)
     for task, (rate, sizes) in TASKS.items():
-        row[f"probe {task}"] = probe(folder / "encoder", load_task(task, **sizes))
         options = {**sizes, "learning_rate": rate, "seed": seed, "num_threads": 1, "disable_tqdm": True}
         options |= {"model": str(folder / "encoder"), "output_dir": str(folder / task), "save_logits": True}
         row[task] = finetune(task=task, **options)["validation"]["accuracy"]

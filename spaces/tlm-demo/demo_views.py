@@ -12,7 +12,6 @@ from demo_models import Answer, Entrant
 LINKS = {
     "Paper": "https://arxiv.org/abs/2507.14871",
     "Models": "https://huggingface.co/models?other=tiny-language-model",
-    "Code": "https://pypi.org/project/tlm-hf",
 }
 SURENESS = ((0.9, "is sure"), (0.7, "is fairly sure"), (0.5, "leans that way"), (0.0, "does not know"))
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")

@@ -37,7 +37,6 @@ def test_variants_are_judged_by_their_tasks_and_the_search_continues(tmp_path, m
         tuned = json.loads((folder / "reviews.csv" / "results.json").read_text())
         assert (run["loss"], run["steps"]) == (held_out["held_out"]["loss"], held_out["steps"])
         assert run["reviews.csv"] == tuned["validation"]["accuracy"]
-        assert 0 <= run["probe reviews.csv"] <= 1
         assert run["minutes used"] > 0
         accuracies.append(run["reviews.csv"])
     gain = float(results["table"][1]["gain"].split()[0])

@@ -156,7 +156,9 @@ def test_members_that_cannot_be_frozen_are_timed_without_tables(monkeypatch):
         "counts": [2],
         "batch_size": [1],
     }
-    timed = {(row["model"], row["members"]) for row in execute.EXECUTORS["latency"](settings, None, None)["rows"]}
+    found = execute.EXECUTORS["latency"](settings, None, None)
+    assert found["step_seconds"].keys() == {"bert-1", "bert-1-conv2"}
+    timed = {(row["model"], row["members"]) for row in found["rows"]}
     assert timed == {("bert-1", 1), ("bert-1, our fast path", 1), ("bert-1-conv2", 2)}
 
 

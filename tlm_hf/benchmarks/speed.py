@@ -169,15 +169,16 @@ def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[
     return step
 
 
-def _take_step(*arguments: Any) -> None:
+def take_step(*arguments: Any) -> None:
+    """Take a step of `StepArguments`, a `Side` and so many threads; the first call builds its model."""
     _build_step(*arguments)()
 
 
 def _start_side(stack: ExitStack, *arguments: Any) -> Callable[[], None]:
     """Start a side's process, which ends with `stack`; returns what takes a step there."""
     pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
-    pool.submit(_take_step, *arguments).result()  # waits for the imports and the model
-    return lambda: pool.submit(_take_step, *arguments).result()
+    pool.submit(take_step, *arguments).result()  # waits for the imports and the model
+    return lambda: pool.submit(take_step, *arguments).result()
 
 
 def benchmark_steps(arguments: StepArguments) -> Json:

@@ -46,10 +46,11 @@ def load_task_of(results: Json, name: str, data_root: str | None) -> datasets.Da
 def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, data_root: str | None = None) -> Json:
     """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
-    The JSON file `kept` holds it, valid for these `weights` (SHA-256) and the task's hash, so that a release staged
-    again is the same. Raises UserError as `load_task_of`, and where the model's score is not that of its results.
+    The JSON file `kept` holds it, valid for these `weights` (SHA-256), scores and the task's hash, so that a release
+    staged again is the same. Raises UserError as `load_task_of`, and where the model's score is not that of its results.
     """
-    key = {"weights": weights, "task": results["settings"]["task_sha256"]}
+    # Scores too: committees of equal weights may join, calibrate or threshold them in other ways.
+    key = {"weights": weights, "task": results["settings"]["task_sha256"], "test": results["test"]}
     if kept.is_file() and (stored := read_json(kept))["of"] == key:
         return {name: value for name, value in stored.items() if name != "of"}
     task = load_task_of(results, folder.name, data_root)

@@ -16,20 +16,19 @@ IDLE_SHARE = 0.9  # of the time that a core must work for this process, or the m
 LEAST_SECONDS = 0.01  # spent on one measurement: fast functions are called several times
 
 
-def measure_seconds(function: Callable[[], object]) -> float:
-    """Median seconds of a call (`torch.utils.benchmark.Timer`), after at least one call that warms up."""
-    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=LEAST_SECONDS).median
-
-
 def alternating_seconds(functions: Mapping[Key, Callable[[], object]], rounds: int) -> dict[Key, list[float]]:
-    """Seconds of each function in each round. The order changes, so that other load on the machine hits all alike."""
+    """Seconds of each function in each round. The order changes, so that other load on the machine hits all alike.
+
+    Each is the median of several calls, after at least one that warms up (`torch.utils.benchmark.Timer`).
+    """
+    threads = torch.get_num_threads()
+    timers = {name: Timer("call()", globals={"call": call}, num_threads=threads) for name, call in functions.items()}
     seconds: dict[Key, list[float]] = {name: [] for name in functions}
     order, shuffle = list(functions), random.Random(0).shuffle
     for _ in range(rounds):
         shuffle(order)
         for name in order:
-            seconds[name].append(measure_seconds(functions[name]))
+            seconds[name].append(timers[name].blocked_autorange(min_run_time=LEAST_SECONDS).median)
     return seconds
 
 

@@ -110,10 +110,8 @@ def predict_command(arguments: PredictArguments) -> Json:
     """
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
-    if arguments.texts and arguments.input is not None:
-        raise UserError("predict takes --texts or --input, not both.")
-    if not arguments.texts and arguments.input is None:
-        raise UserError("predict needs --texts or --input, a table or lines.")
+    if bool(arguments.texts) == (arguments.input is not None):
+        raise UserError("predict needs either --texts or --input, a table or lines.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else output_file(arguments.output)
@@ -274,5 +272,7 @@ def _write(table: pa.Table, target: Path) -> None:
                 writer.writerow(table.column_names)
                 for row in rows:
                     writer.writerow(write(cell) if isinstance(cell, list | dict) else cell for cell in row.values())
-            else:
+            else:  # JSON has no word for what is no finite number
+                for row in rows:
+                    row |= {n: None for n, cell in row.items() if isinstance(cell, float) and not math.isfinite(cell)}
                 file.write(write(rows) if target.suffix == ".json" else "".join(f"{write(row)}\n" for row in rows))

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from pyarrow.parquet import read_schema
 
@@ -103,8 +104,10 @@ def _read_pairs(arguments: DemoArguments, flag: str) -> dict[str, Path]:
 def _load_splits(folder: Path, root: str | None) -> datasets.DatasetDict:
     """The splits that a committee was trained on, by what its command wrote."""
     if (folder / "work" / "data").is_dir():  # of train-committee
-        has_pairs = PAIR in read_schema(folder / "work" / "data" / "test.parquet").names
-        return load_task(str(folder / "work" / "data"), text_pair_column=PAIR if has_pairs else None)
+        schema = read_schema(folder / "work" / "data" / "test.parquet")
+        options = {"text_pair_column": PAIR} if PAIR in schema.names else {}
+        options |= {"problem_type": "regression"} if pa.types.is_floating(schema.field("label").type) else {}
+        return load_task(str(folder / "work" / "data"), **options)
     results = read_json(folder / RESULTS_FILE) if (folder / RESULTS_FILE).is_file() else {}
     if "task" not in results:
         commands = "`tlm committee`, nor of `tlm train-committee` with its folder work/"

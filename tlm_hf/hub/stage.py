@@ -214,8 +214,10 @@ def stage_model(run: Path, target: Path, kind: str, results: Json, facts: CardFa
     """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
     with whole_folder(target) as folder:
         copy_model_files(run, folder, kind)
-        if plot is not None:
+        if plot is not None and plot.is_file():  # one that could not be drawn was a warning
             shutil.copy2(plot, folder / plot.name)
+        else:
+            plot = None
         facts = replace(facts, uncased=is_uncased(folder), plots={plot.name: "accuracy"} if plot else {})
         (folder / "README.md").write_text(render_card(kind, target.name, results, facts), encoding="utf-8")
     return target

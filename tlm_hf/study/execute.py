@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from ..benchmarks.speed import CLS, build_batch, stock_classifier
+from ..benchmarks.speed import CLS, Side, StepArguments, build_batch, stock_classifier, take_step
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import select_subsets
@@ -25,15 +25,16 @@ from ..hub.manifest import training_seconds
 from ..models.modeling_committee import CommitteeForSequenceClassification
 from ..models.modeling_frozen import check_freezable
 from ..models.modeling_tlm import TLMForSequenceClassification
-from ..recipes import build_config, find_size
+from ..recipes import PRETRAINING_SCHEDULES, build_config, find_size
 from ..runs.atomic_files import Json, read_json, whole_folder, write_json
 from ..runs.output_folder import RESULTS_FILE
 from ..runs.provenance import portable, provenance
 from ..training.finetune import LOGITS_FILE, finetune
+from ..training.options import has_fast_bf16
 from ..training.pretrain import pretrain
 
 CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
-LATENCY_REPEATS = 31
+LATENCY_REPEATS, STEP_REPEATS = 31, 9
 COPIED = ("parameters", "steps", "speed", "history")  # of a training's results in its record; further ones by kind
 DEFAULTS: Json = {"initialization": "random", "neighbour_heads": False, "cls_objective": False, "text_windows": "first"}
 """The findings are about masked language modelling alone, as in the paper, unless a plan's options say otherwise."""
@@ -169,9 +170,10 @@ def _baseline(measure: Callable[..., Json], settings: Json, folder: Path, root: 
 
 
 def _latency(settings: Json, folder: Path, root: str | None) -> Json:
-    """Median milliseconds of a batch, every second text half as long; weights are new, they do not change times.
+    """Median milliseconds of a batch, every second text half as long, and seconds of a step of pre-training.
 
-    Committees of the first recipe are timed as tables too, where they can be frozen.
+    Weights are new, they do not change times. Committees of the first recipe are timed as tables too, where they can
+    be frozen.
     """
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
@@ -203,7 +205,11 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
             seconds = alternating_medians(calls, LATENCY_REPEATS)
         for (name, count), median in seconds.items():
             rows.append({"model": name, "members": count, "batch_size": texts, "milliseconds": 1000 * median})
-    return {"rows": rows, "threads": torch.get_num_threads()}
+    side = Side(best=has_fast_bf16(), dropout=0.0)
+    options = {"size": size, "mlm_probability": PRETRAINING_SCHEDULES["tlm"].mlm_probability}
+    steps = {recipe: StepArguments(recipe=recipe, **options) for recipe in dict.fromkeys([*members, reference])}
+    calls = {recipe: partial(take_step, each, side, 1) for recipe, each in steps.items()}
+    return {"rows": rows, "step_seconds": alternating_medians(calls, STEP_REPEATS), "threads": torch.get_num_threads()}
 
 
 EXECUTORS: dict[str, Callable[[Json, Path, str | None], Json]] = {

@@ -138,7 +138,8 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
 
 
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
-    lines = {}
+    lines, timed = {}, records.get(planner.latency.name)
+    steps = timed.results.get("step_seconds", {}) if timed else {}
     for model in (*planner.plan.pretraining, *planner.plan.committee.variants):
         runs = [run for run, _ in planner.encoders(model).values()]
         made = [records[run.name] for run in runs if run.name in records]
@@ -148,8 +149,11 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
             line = {"parameters": f"{found[0]['parameters']:,}", "seeds": str(len(found))}
             line |= {key: f"{found[0][key]:,}" for key in ("texts", "steps")}
             line["held-out loss, nats"] = " to ".join(dict.fromkeys([losses[0], losses[-1]]))
-            timed = timed_seconds(made)
-            lines[model] = line | {"seconds of one core": f"{median(timed):,.0f}" if timed else ""}
+            seconds, shallow = timed_seconds(made), planner.plan.shallow
+            line["seconds of one core"] = f"{median(seconds):,.0f}" if seconds else ""
+            if steps:
+                line[f"a step, times that of {shallow}"] = f"{steps[planner.recipe(model)] / steps[shallow]:.2f}"
+            lines[model] = line
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("encoder")
 
 

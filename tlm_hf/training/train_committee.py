@@ -230,10 +230,10 @@ def _check_options(arguments: OwnDataArguments) -> None:
 
 
 def _load_data(data: Any, arguments: OwnDataArguments) -> datasets.DatasetDict:
+    arguments.data = source_name(data)
     if isinstance(data, pd.DataFrame):
         with refusing("The DataFrame cannot be read", "make its columns text and numbers", ValueError, TypeError):
             data = datasets.Dataset(frame_table(data))
-    arguments.data = source_name(data)
     options = {name: getattr(arguments, name) for name in TABLE_OPTIONS}
     task = load_task(data, seed=arguments.seed, **options)
     arguments.problem_type = NAMES[problem_of(task)]
