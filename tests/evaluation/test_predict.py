@@ -160,6 +160,14 @@ def test_other_columns_leave_as_they_came(classify, sentences, tmp_path, kind):
         assert [pq.read_schema(output).field(name).type for name in schema.names] == schema.types
 
 
+def test_numbers_that_json_lacks_become_null(classify, sentences, tmp_path):
+    numbers = [float("nan"), float("inf"), 0.5]
+    pd.DataFrame({"text": sentences[:3], "weight": numbers}).to_parquet(tmp_path / "in.parquet")
+    _, output = classify(tmp_path / "in.parquet", "out.jsonl")
+    written = [json.loads(line, parse_constant=pytest.fail) for line in output.read_text().splitlines()]
+    assert [row["weight"] for row in written] == [None, None, 0.5]
+
+
 def test_a_name_that_is_taken_twice(classify, sentences, tmp_path):
     rows = [{"text": text, "label": "x", "predicted_label": "y"} for text in sentences]
     written = pd.read_csv(classify(write_csv(tmp_path / "in.csv", rows), "out.csv")[1])

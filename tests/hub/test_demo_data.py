@@ -24,15 +24,17 @@ def test_what_is_no_committee_is_refused(capsys, tmp_path, words, said):
     assert not (tmp_path / "demo").exists()
 
 
-def test_a_committee_of_pairs_from_train_committee_is_refused(capsys, tmp_path):
+@pytest.mark.parametrize("kind", ["pairs", "numbers"])
+def test_what_train_committee_made_of_pairs_or_numbers_is_refused(capsys, tmp_path, kind):
     splits = {"train": range(12), "validation": range(12, 18), "test": range(18, 24)}
     (tmp_path / "work" / "data").mkdir(parents=True)
     for split, rows in splits.items():
-        texts = {"text": [f"first {row}" for row in rows], "text_pair": [f"second {row}" for row in rows]}
-        table = datasets.Dataset.from_dict(texts | {"label": [row % 2 for row in rows]})
-        table.cast_column("label", datasets.ClassLabel(names=["no", "yes"])).to_parquet(
-            str(tmp_path / "work" / "data" / f"{split}.parquet")
-        )
+        texts = {"text": [f"first {row}" for row in rows]}
+        if kind == "pairs":
+            texts["text_pair"] = [f"second {row}" for row in rows]
+        label = datasets.ClassLabel(names=["no", "yes"]) if kind == "pairs" else datasets.Value("float32")
+        table = datasets.Dataset.from_dict(texts | {"label": [row % 2 for row in rows]}).cast_column("label", label)
+        table.to_parquet(str(tmp_path / "work" / "data" / f"{split}.parquet"))
     with chdir(family()):
         words = ("--committees", f"pairs={tmp_path}", "--encoders", "bert-1=encoder")
         assert "not one class for each text" in refused(capsys, "demo", *words, "--output-dir", str(tmp_path / "demo"))

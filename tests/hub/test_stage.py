@@ -12,9 +12,11 @@ from helpers_commands import TINY_FINETUNING, contents, results_of, rows_of, she
 from helpers_family import OWNER, RELEASE, family, staged
 from huggingface_hub import ModelCard, RepoCard
 
+from tlm_hf.cards import CardFacts
 from tlm_hf.errors import UserError
+from tlm_hf.evaluation.classifier_facts import measure_classifier
 from tlm_hf.hub.manifest import read_staged, training_seconds
-from tlm_hf.hub.stage import stage
+from tlm_hf.hub.stage import stage, stage_model
 from tlm_hf.runs.atomic_files import write_json
 
 RUNS = {
@@ -203,3 +205,18 @@ class TestOutputFolder:
         assert not (output / "verified.json").exists()
         with pytest.raises(UserError, match="no staged release"):
             read_staged(str(tmp_path))
+
+
+def test_kept_numbers_are_only_those_of_the_same_scores(here, tmp_path):
+    """Committees of the same members, and so of equal weights, may be joined in another way."""
+    folder, kept, results = Path("together"), tmp_path / "kept.json", results_of(Path("together"))
+    measured = measure_classifier(folder, results, "hash", kept)
+    assert measure_classifier(folder, results, "hash", kept) == measured
+    others = {**results, "test": {**results["test"], "accuracy": -1.0}}
+    assert "run it again" in refusal(measure_classifier, folder, others, "hash", kept)
+
+
+def test_a_plot_that_could_not_be_drawn_is_left_out(tmp_path):
+    run = family() / "encoder"
+    folder = stage_model(run, tmp_path / "tlm", "encoder", results_of(run), CardFacts("a book"), tmp_path / "plot.png")
+    assert "plot.png" not in (folder / "README.md").read_text()

@@ -47,7 +47,7 @@ def measure_classifier(folder: Path, results: Json, weights: str, kept: Path, da
     """Evaluation of a classifier or committee, in a run's `folder` with these `results`, on its task's test split.
 
     The JSON file `kept` holds it, valid for these `weights` (SHA-256), scores and the task's hash, so that a release
-    staged again is the same. Raises UserError as `load_task_of`, and where the model's score is not that of its results.
+    staged again is the same. Raises UserError as `load_task_of`, and where the model's score is not that of `results`.
     """
     # Scores too: committees of equal weights may join, calibrate or threshold them in other ways.
     key = {"weights": weights, "task": results["settings"]["task_sha256"], "test": results["test"]}

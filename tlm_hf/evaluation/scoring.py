@@ -91,7 +91,7 @@ def predict_logits(
     model.eval()
     are_pairs = len(texts) > 0 and not isinstance(texts[0], str)
     if are_pairs and not takes_pairs(model):
-        raise UserError("This committee was frozen for single texts: for pairs, freeze it with tlm freeze --token-types.")
+        raise UserError("This model was frozen for single texts: for pairs, freeze it with tlm freeze --token-types.")
     bare: Json = {"return_attention_mask": False, "return_token_type_ids": are_pairs}
     limit = min(tokenizer.model_max_length, LARGEST_LIMIT)
     limit = min(limit, loading.longest_of_members(model.config)) if are_pairs else limit
