@@ -25,7 +25,10 @@ RESULTS = {
         "parameters": 1234567, "num_hidden_layers": 1, "hidden_size": 192, "vocab_size": 7654, "max_length": 48,
         "steps": 4321, "epochs": 5.678, "texts": 23456, "tokens_per_epoch": 3456789,
         "held_out": {"loss": 3.45678, "perplexity": 31.714, "masked_tokens": 13579},
-        "settings": {"batch_size": 24, "learning_rate": 0.0019, "warmup_steps": 0.07, "mlm_probability": 0.23},
+        "settings": {
+            "batch_size": 24, "learning_rate": 0.0019, "warmup_steps": 0.07, "mlm_probability": 0.23,
+            "initialization": "counts", "neighbour_heads": True, "cls_objective": True,
+        },
     },
     "classifier": {
         "parameters": 2345678, "labels": ["World", "Sports"], "rows": {"train": 1357, "validation": 246, "test": 468},
@@ -55,7 +58,7 @@ FACTS["committee"] = FACTS["classifier"]
 FACTS["adapter"] = replace(FACTS["classifier"], base_models=["maker/tlm-bert1"])
 SHOWN = {
     "encoder": """1,234,567|1 layer,|192|7,654|48 tokens|4,321|24 texts|5.7 epochs|23,456|3,456,789|**3.457**|31.7|
-        13,579|0.0019|7%|0.23|Test Processor 3000, 3 threads""",
+        13,579|0.0019|7%|0.23|co-occurrence counts|heads that attend to neighbours|at [CLS]|Test Processor 3000, 3 threads""",
     "classifier": "2,345,678|0.877 [0.701, 0.968]|0.765|0.707|0.606|0.919|1357|246|468|World, Sports|0.543|0.235|1.23",
     "committee": "3 shallow|3,456,789|0.877|0.765|0.707|0.606|0.818|1.23|0.012|0.046|0.543|0.654|World, Sports",
     "adapter": "3,579|rank 6|maker/tlm-bert1|0.877|0.765|0.707|0.606|0.919|1357|246|468|World, Sports",
