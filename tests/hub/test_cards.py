@@ -58,7 +58,8 @@ FACTS["committee"] = FACTS["classifier"]
 FACTS["adapter"] = replace(FACTS["classifier"], base_models=["maker/tlm-bert1"])
 SHOWN = {
     "encoder": """1,234,567|1 layer,|192|7,654|48 tokens|4,321|24 texts|5.7 epochs|23,456|3,456,789|**3.457**|31.7|
-        13,579|0.0019|7%|0.23|co-occurrence counts|heads that attend to neighbours|at [CLS]|Test Processor 3000, 3 threads""",
+        13,579|0.0019|7%|0.23|co-occurrence counts|attend to neighbours|at [CLS]|
+        Test Processor 3000, 3 threads""",
     "classifier": "2,345,678|0.877 [0.701, 0.968]|0.765|0.707|0.606|0.919|1357|246|468|World, Sports|0.543|0.235|1.23",
     "committee": "3 shallow|3,456,789|0.877|0.765|0.707|0.606|0.818|1.23|0.012|0.046|0.543|0.654|World, Sports",
     "adapter": "3,579|rank 6|maker/tlm-bert1|0.877|0.765|0.707|0.606|0.919|1357|246|468|World, Sports",

@@ -204,7 +204,7 @@ class Findings:
                 yield make_row(OVERLAP, "mean of the tasks", shallow, f"high - {other}", "difference", gain)
 
     def committee(self, task: str, points: Mapping[Any, Point]) -> Iterator[Row]:
-        """Finding d: accuracy of committees, and its difference from deep encoder, baselines and plain committees."""
+        """Finding d: accuracy of committees; differences from deep encoder, baselines, one member, plain committees."""
         reference, shallow, groups = self.plan.committee.reference, self.plan.shallow, list(self._committees(points))
         deep = self.right(points[COMMITTEE, reference, "pretrained"])
         baselines = {name: _stack(found) for name, found in self._baselines(task, draws=1).items()}
@@ -224,6 +224,7 @@ class Findings:
                 more["calibration"] = group.calibration.get(count)
                 yield make_row(COMMITTEE, task, group.model, count, "accuracy", accuracy(ours), **more)
                 sides: dict[str, Answers | None] = {**others}
+                sides |= {"one of them": group.answers.get(1)} if count > 1 else {}
                 if group is not groups[0]:
                     most = max(plain)
                     sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
