@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from scipy.special import expit, logit, softmax
 
-from tlm_hf import CommitteeForSequenceClassification, predict
+from tlm_hf import CommitteeForSequenceClassification, predict, runtime
 from tlm_hf.commands.serve import ServeArguments, serve
 from tlm_hf.export import FreezeArguments, OnnxClassifier, compare, export_onnx, freeze, measure_tables, write_frozen
 from tlm_hf.models.combination_committee import uncertainty
@@ -70,21 +70,26 @@ def test_any_text_gets_the_committees_probabilities(folders, tokenizer, texts):
     shape=st.sampled_from([(1, 1), (3, 5), (4, 8), (2, 32)]), count=st.integers(1, 3),
     dtype=st.sampled_from([*PRECISION]), seed=st.integers(0, 99),
     lengths=st.lists(st.integers(1, 16), min_size=1, max_size=10),
+    act=st.sampled_from(["gelu", "relu", "silu"]), combination=st.sampled_from(["probabilities", "logits"]),
 )  # fmt: skip
-def test_numpy_is_torch(tokenizer, tmp_path_factory, shape, count, dtype, lengths, seed):
-    """Any width, members and lengths. Torch has a kernel of int8 for few texts and widths of 32, in bfloat16."""
+def test_numpy_is_torch(tokenizer, tmp_path_factory, shape, count, dtype, lengths, seed, act, combination):
+    """Any width, members and lengths, in batches. Torch has a kernel of int8 for few texts and widths of 32, in bfloat16."""
     assume(shape != (1, 1) or dtype != "float16")  # a width without variance, whose scale is infinite in float16
-    fields = {"vocab_size": len(tokenizer), "intermediate_size": 64}
+    fields = {"vocab_size": len(tokenizer), "intermediate_size": 64, "hidden_act": act}
     fields |= {"num_attention_heads": shape[0], "hidden_size": shape[0] * shape[1]}
-    committee, _ = stock_committee(count, seed, **fields)
+    committee, _ = stock_committee(count, seed, combination=combination, **fields)
     folder, rng = tmp_path_factory.mktemp("any"), np.random.default_rng(seed)
     frozen = write_frozen(committee, tokenizer, folder, dtype)
     ids = [[frozen.config.cls_token_id, *rng.integers(0, len(tokenizer), length - 1).tolist()] for length in lengths]
     rows = [torch.tensor(row) for row in ids]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    expected = frozen(input_ids=padded, attention_mask=mask).member_logits.numpy()
-    np.testing.assert_allclose(load(folder).member_logits(ids), expected, atol=1e-5 if dtype == "float32" else 0.1)
+    expected, ours = frozen(input_ids=padded, attention_mask=mask), load(folder)
+    members = expected.member_logits.numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "BATCH", 4)
+        np.testing.assert_allclose(ours.member_logits(ids), members, atol=1e-5 if dtype == "float32" else 0.1)
+    np.testing.assert_allclose(ours.combine(members), expected.logits.softmax(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", PRECISION)
