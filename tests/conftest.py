@@ -4,10 +4,7 @@ The oracle of most tests is a stock BERT with every weight at random, LayerNorms
 """
 
 import gc
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -155,39 +152,3 @@ def refusal(function: Callable[..., Any], *arguments: Any, error: type[Exception
         function(*arguments, **options)
     assert type(caught.value) is error
     return check_sentence(caught.value)
-
-
-@pytest.fixture(scope="session")
-def run_without_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Function `(code, *arguments)` that runs a snippet in a Python that cannot import `tlm_hf`.
-
-    The process starts in a temporary folder with an empty HF_HOME and closed standard input (a trust prompt fails
-    instead of waiting). The snippet prints JSON as its last line, which is returned.
-    """
-
-    def run(code: str, *arguments: str) -> Any:
-        folder = tmp_path_factory.mktemp("without_package")
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment |= {"HF_HOME": str(folder / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        return _run_json([sys.executable, "-c", BLOCKER + code, *arguments], folder, environment)
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def run_with_package(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Function `(code, *arguments)` that runs a snippet in a fresh Python with the package; returns its last line."""
-
-    def run(code: str, *arguments: str) -> Any:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "12345"}
-        return _run_json([sys.executable, "-c", code, *arguments], tmp_path_factory.mktemp("process"), environment)
-
-    return run
-
-
-def _run_json(command: list[str], folder: Path, environment: dict[str, str]) -> Any:
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -190,8 +190,11 @@ def forks() -> Iterator[Callable[..., list[int]]]:
     codes; what they say is added to the file `log`.
     """
     command = [sys.executable, "-c", FORKS]
-    with interruptible():
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A shell starts its background jobs (`tests.sh &`, nohup) with SIGINT ignored, which their children inherit and
+    # Python leaves so. A handler is not inherited: where there is one, a child begins with the system's default.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
 
     def start(code: str, words: Sequence[object], processes: int, log: Path) -> list[int]:
         process.stdin.write(json.dumps([code, [str(word) for word in words], processes, str(log)]) + "\n")
@@ -202,20 +205,6 @@ def forks() -> Iterator[Callable[..., list[int]]]:
         yield start
     finally:
         process.communicate()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Processes that are started meanwhile can be interrupted, whatever started the tests.
-
-    A shell starts its background jobs (`tests.sh &`, nohup) with SIGINT ignored, which their children inherit and
-    Python leaves so. A handler is not inherited: where there is one, a child begins with the system's default.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

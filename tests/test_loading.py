@@ -12,7 +12,8 @@ from itertools import product
 import pytest
 import torch
 import transformers
-from conftest import TINY, randomise, refusal
+from conftest import BLOCKER, TINY, randomise, refusal
+from helpers_commands import run
 from huggingface_hub import ModelCard
 
 from tlm_hf import CommitteeForSequenceClassification, TLMConfig, TLMForMaskedLM, TLMForSequenceClassification, TLMModel
@@ -167,8 +168,11 @@ def cases():
 
 
 @pytest.fixture(scope="module")
-def away(shelf, run_without_package):
-    return run_without_package(DRIVER, str(shelf[0]), json.dumps(cases()), json.dumps(TEXTS))
+def away(shelf, tmp_path_factory):
+    words, folder = (shelf[0], json.dumps(cases()), json.dumps(TEXTS)), tmp_path_factory.mktemp("away")
+    done = run("-c", BLOCKER + DRIVER, *words, folder=folder, PYTHONPATH="", HF_HOME=str(folder / "hf_home"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def expect(result, model, inputs):

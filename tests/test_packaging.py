@@ -76,8 +76,6 @@ def test_wheel_has_every_module_and_the_templates_and_nothing_else(wheel: Path):
     data = project_files("model_cards/*", "spaces/*")
     templates = {f"tlm_hf/_package_data/{path.relative_to(ROOT).as_posix()}" for path in data}
     assert {name for name in names if ".dist-info/" not in name} == code | templates
-    assert code
-    assert templates
 
 
 REGISTERED = """

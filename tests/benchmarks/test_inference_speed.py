@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from helpers_commands import refused, succeed
 from transformers import BertForSequenceClassification
@@ -27,12 +26,11 @@ def test_every_side_is_a_row_and_answers_as_the_committee(tmp_path):
     assert {(row["model"], row["runtime"], row["precision"]) for row in rows} == SIDES
     assert len(rows) == 2 * len(SIDES)
     assert {(row["size"], row["members"], row["batch_size"]) for row in rows} == {("smoke", 2, 1), ("smoke", 2, 4)}
+    deep = {row["batch_size"]: row["ms"] for row in rows if row["model"] == "bert-6"}
     for row in rows:
-        assert row["ms"] > 0
+        assert row["ratio"] == pytest.approx(deep[row["batch_size"]] / row["ms"])
         if row["model"] != "bert-6":
             assert row["max_abs_diff"] <= PRECISION[row["precision"]]
-        else:
-            assert row["ratio"] == 1
     assert {"command", "commit", "machine", "settings"} <= set(results)
 
 
@@ -63,6 +61,5 @@ def test_functions_take_turns():
     calls = []
     seconds = alternating_seconds({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=4)
     assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4}
-    assert np.min(list(seconds.values())) > 0
     blocks = [name for place, name in enumerate(calls) if place == 0 or calls[place - 1] != name]
     assert 4 <= len(blocks) <= 8

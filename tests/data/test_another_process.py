@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from helpers_commands import run
 
 from tlm_hf.data import docstrings
 from tlm_hf.data.cooccurrence import count_rows
@@ -15,9 +16,9 @@ from tlm_hf.data.tokenization import train_wordpiece
 
 CODE = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
+sys.path.append("..")
 from test_another_process import results
-print(json.dumps(results(sys.argv[2], json.loads(sys.argv[3]))))
+print(json.dumps(results(sys.argv[1], json.loads(sys.argv[2]))))
 """
 
 
@@ -37,9 +38,11 @@ def results(folder, sentences):
     }
 
 
-def test_another_process_finds_the_same(tmp_path, monkeypatch, sentences, run_with_package):
+def test_another_process_finds_the_same(tmp_path, monkeypatch, sentences):
     monkeypatch.setattr(docstrings, "CORPUS_LIBRARIES", ())  # given back after the test
     ours = results(str(tmp_path / "here"), sentences)
     assert len(ours["docstrings"]["train"]) > 100
-    here = str(Path(__file__).parent)
-    assert run_with_package(CODE, here, str(tmp_path / "there"), json.dumps(sentences)) == json.loads(json.dumps(ours))
+    words, folder = (tmp_path / "there", json.dumps(sentences)), Path(__file__).parent
+    done = run("-c", CODE, *words, folder=folder, PYTHONHASHSEED="12345")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == json.loads(json.dumps(ours))

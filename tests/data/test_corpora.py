@@ -127,10 +127,9 @@ def test_texts_do_not_pile_up_in_memory(tmp_path, cache):
     del raw
     tracemalloc.start()
     corpus = load_corpus(path)
-    digest = corpus_hash(corpus)
+    corpus_hash(corpus)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(digest) == 64
     assert peak < 0.45 * size
     assert all(split.cache_files for split in corpus.values())
 

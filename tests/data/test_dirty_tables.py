@@ -236,7 +236,9 @@ def test_other_columns_stay_as_they_are_and_rows_are_numbered_as_an_editor_shows
     assert source.place("train", 1) == f"line 3 of {path}"
     path = tmp_path / "rows.json"
     path.write_text(json.dumps(records))
-    assert read_source(str(path)).place("train", 1) == f"row 2 of {path}"
+    source = read_source(str(path))
+    assert source.splits["train"].to_list() == [records[0], {**records[1], "score": None}]
+    assert source.place("train", 1) == f"row 2 of {path}"
     path = tmp_path / "rows.csv"
     cells = [["text", "zip"], ["two\nlines", "02134"], ["one", "NA"], ["", "1e5"]]
     with path.open("w", newline="") as file:

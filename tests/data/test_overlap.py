@@ -51,10 +51,7 @@ def test_measures_by_hand_and_by_scipy(corpus, task, min_count):
     sides = [Counter({str(token): int(count) for token, count in enumerate(side) if count}) for side in (corpus, task)]
     assert found == pytest.approx(by_hand(*sides, min_count), abs=1e-12)
     assert found["jensen_shannon_bits"] == pytest.approx(jensenshannon(corpus, task, base=2) ** 2, abs=1e-9)
-    assert all(0 <= value <= 1 for value in found.values())
     assert found["jensen_shannon_bits"] == pytest.approx(jensen_shannon_bits(task, corpus), abs=1e-12)
-    rarer = measure_overlap(corpus, task, min_count + 1)
-    assert all(rarer[name] <= found[name] for name in ("type_coverage", "occurrence_coverage"))
 
 
 def test_a_token_must_come_more_often_than_three_times_by_default():

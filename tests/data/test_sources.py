@@ -1,6 +1,5 @@
 """Tables, corpora and tasks from files: what is read, who is in which split, and what is said about bad files."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -26,21 +25,6 @@ ROWS = [
 
 
 class TestReadTable:
-    @pytest.mark.parametrize("ending", ["csv", "tsv", "json", "jsonl", "parquet"])
-    def test_formats(self, tmp_path, ending):
-        path = tmp_path / f"table.{ending}"
-        if ending in ("csv", "tsv"):
-            write_csv(path, ROWS, delimiter="," if ending == "csv" else "\t")
-        elif ending == "json":
-            path.write_text(json.dumps(ROWS), encoding="utf-8")
-        elif ending == "jsonl":
-            path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS), encoding="utf-8")
-        else:
-            pq.write_table(pa.Table.from_pylist(ROWS), path)
-        table = read_source(str(path)).splits
-        assert list(table) == ["train"]
-        assert table["train"].to_list() == ROWS
-
     def test_texts_of_a_file_and_of_a_folder_are_found_by_one_rule(self, tmp_path, caplog):
         caplog.set_level("INFO", "tlm_hf")
 

@@ -9,16 +9,7 @@ import shutil
 import pytest
 import torch
 from conftest import CLASSES
-from helpers_models import (
-    BY_BACKEND,
-    BY_KIND,
-    CLASS_IDS,
-    close,
-    compare_gradients,
-    labels_for,
-    plain_batch,
-    scalar,
-)
+from helpers_models import BY_BACKEND, BY_KIND, CLASS_IDS, close, compare_gradients, labels_for, plain_batch, scalar
 from test_convolution import build_model
 
 from tlm_hf import CommitteeForSequenceClassification, TLMForSequenceClassification

@@ -143,3 +143,11 @@ def test_nothing_is_pinned_to_the_cpu():
     for dtype in PRECISION:
         frozen = build()[0].freeze(dtype, cls_token_id=CLS).to("meta")
         assert frozen(**inputs).logits.device.type == "meta"
+
+
+@torch.no_grad()
+def test_tables_of_bytes_can_be_compiled():
+    """Oracle: torch's kernel of rows of bytes, which sums them where nothing is compiled."""
+    frozen, inputs = build(3)[0].freeze("int8", cls_token_id=CLS), batch(4, 16)
+    compiled = torch.compile(frozen, fullgraph=True, backend="eager")
+    close(compiled(**inputs).member_logits, frozen(**inputs).member_logits)

@@ -12,7 +12,7 @@ from tlm_hf.study import estimates
 from tlm_hf.study.estimates import Answers, accuracy, committees_right, difference, mean_difference
 from tlm_hf.study.execute import Record
 from tlm_hf.study.findings import SMALLEST, Committees, Findings, overlap_measures
-from tlm_hf.study.plan import GAP, LABELS, OVERLAP, Planner
+from tlm_hf.study.plan import CORPUS_SIZE, GAP, LABELS, OVERLAP, Planner
 from tlm_hf.study.plan_file import read_plan
 
 
@@ -172,6 +172,18 @@ def test_overlaps_are_compared_over_the_seeds_that_both_have(findings):
             assert rows[task, x].runs == [len(common)] * 2
 
 
+def test_corpus_sizes_are_compared_over_the_seeds_that_all_have(findings):
+    generator, seeds = np.random.default_rng(13), {1000: (0, 1, 2), 2000: (2, 0), 4000: (), 16_000: (0, 2, 3)}
+    right = {size: {s: generator.random(300) < 0.7 for s in found} for size, found in seeds.items()}
+    scratch = {s: generator.random(300) < 0.5 for s in range(4)}
+    points = {(CORPUS_SIZE, "bert-1, equal steps", size): found for size, found in right.items()}
+    rows = list(findings().corpus_size("fewrel", {**points, (GAP, "bert-1", "scratch"): scratch}))
+    gaps = {x: np.mean([found[0], found[2]]) - np.mean([*scratch.values()]) for x, found in right.items() if found}
+    slope = np.polyfit(np.log2([*gaps]), [*gaps.values()], 1)[0]
+    assert {row.x: row.estimate for row in rows} == pytest.approx(gaps | {"slope": slope}, abs=1e-6)
+    assert [row.runs for row in rows] == [[2, 4]] * 3 + [[2]]
+
+
 def test_overlap_is_the_mean_over_the_choices_of_subsets():
     planner, bits = Planner(read_plan("fair"), {}), {0: 0.125, 2: 0.25}
     records = {}
@@ -211,3 +223,20 @@ def test_not_worse_holds_from_a_number_on(findings, monkeypatch):
     for encoders, sizes in ((2, [4]), (1, [])):  # a single deep encoder may be an unlucky one
         monkeypatch.setattr(made, "right", lambda _, count=encoders: dict.fromkeys(range(count), np.arange(100) < 50))
         assert [row.x for row in made.committee("fewrel", points) if row.measure == SMALLEST] == sizes
+
+
+def test_a_temperature_is_of_validation_and_the_calibration_error_of_test(findings, monkeypatch):
+    """Of the first group with so many members. Oracle: the best temperature of a grid, errors summed by bin."""
+    generator, made, answers, logs = np.random.default_rng(15), findings(), {}, {}
+    for split, noise in (("validation", 5), ("test", 3)):
+        labels = generator.integers(4, size=600)
+        right = 2 * np.eye(4)[labels][:, None]
+        answers[split] = {n: (right + generator.normal(size=(600, n, 4), scale=noise), labels) for n in (1, 3)}
+        logs[split] = np.log(softmax(answers[split][3][0][:, :2], axis=-1).mean(axis=1))
+    monkeypatch.setattr(made, "logits", lambda group, split: answers[split].get(group))
+    known = np.eye(4, dtype=bool)[answers["validation"][3][1]]
+    best = max(np.geomspace(1, 9, 2001), key=lambda t: np.log(softmax(logs["validation"] / t, axis=-1)[known]).sum())
+    probabilities = softmax(logs["test"] / best, axis=-1)
+    sure, is_right = probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels
+    expected = np.abs(np.bincount((15 * sure).astype(int), sure - is_right)).sum() / 600
+    assert made._calibration([0, 1, 3], 2) == pytest.approx(expected, abs=1e-4)

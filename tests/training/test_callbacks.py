@@ -21,15 +21,7 @@ from tlm_hf.runs.atomic_files import write_json
 from tlm_hf.runs.output_folder import RESULTS_FILE
 from tlm_hf.training import callbacks, members, time_budget
 from tlm_hf.training.callbacks import WARM_STEPS, LogRows, StepClock
-from tlm_hf.training.time_budget import (
-    BUDGET_FILE,
-    TIMED_STEPS,
-    TRIAL,
-    TRIAL_STEPS,
-    decide_steps,
-    fit_members,
-    parse_duration,
-)
+from tlm_hf.training.time_budget import BUDGET_FILE, TIMED_STEPS, TRIAL_STEPS, decide_steps, fit_members, parse_duration
 from tlm_hf.training.trainer import RunTrainer
 
 
@@ -136,7 +128,7 @@ def test_trial_decides_once_and_leaves_nothing(tokenizer, tmp_path, monkeypatch)
         return {"loss": 1.0}
 
     def trial(steps, folder):
-        assert folder == str(tmp_path / TRIAL)
+        assert folder == str(tmp_path / time_budget.TRIAL)
         return build(tokenizer, folder, steps, scorer=score, callbacks=[Ticks()], eval_steps=50)
 
     budget, started = 30_000.0, clock.now - 60
