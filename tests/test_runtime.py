@@ -73,7 +73,7 @@ def test_any_text_gets_the_committees_probabilities(folders, tokenizer, texts):
     act=st.sampled_from(["gelu", "relu", "silu"]), combination=st.sampled_from(["probabilities", "logits"]),
 )  # fmt: skip
 def test_numpy_is_torch(tokenizer, tmp_path_factory, shape, count, dtype, lengths, seed, act, combination):
-    """Any width, members and lengths, in batches. Torch has a kernel of int8 for few texts and widths of 32, in bfloat16."""
+    """Any width, members, lengths. Torch has a kernel of int8 for few texts and widths of 32, in bfloat16."""
     assume(shape != (1, 1) or dtype != "float16")  # a width without variance, whose scale is infinite in float16
     fields = {"vocab_size": len(tokenizer), "intermediate_size": 64, "hidden_act": act}
     fields |= {"num_attention_heads": shape[0], "hidden_size": shape[0] * shape[1]}

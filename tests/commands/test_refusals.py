@@ -151,7 +151,7 @@ class TestPredictAndScore:
     def test_predict(self, say, home, tmp_path):
         words = ("predict", "--disable-tqdm", "--model", home / "member")
         table = write_csv(tmp_path / "table.csv", [{"text": "a cow"}, {"text": None}])
-        assert "needs --texts or --input" in say(*words)
+        assert "needs either --texts or --input" in say(*words)
         assert "not both" in say(*words, "--texts", "a", "--input", table)
         assert "line 3" in say(*words, "--input", table, "--on-empty", "error")
         assert "'.xls'" in say(*words, "--texts", "a", "--output", tmp_path / "out.xls")

@@ -111,7 +111,7 @@ def predict_command(arguments: PredictArguments) -> Json:
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
     if bool(arguments.texts) == (arguments.input is not None):
-        raise UserError("predict needs either --texts or --input, a table or lines.")
+        raise UserError("predict needs either --texts or --input (a table or lines), not both.")
     check_range(arguments, 1, math.inf, "batch_size")
     check_range(arguments, 0, 1, "threshold")
     target = None if arguments.output is None else output_file(arguments.output)
