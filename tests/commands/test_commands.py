@@ -4,6 +4,7 @@ import html
 import json
 import subprocess
 import sys
+from unittest import mock
 
 import datasets
 import joblib
@@ -153,12 +154,16 @@ def test_finished_command_returns_at_once(capsys, monkeypatch):
 
 def test_train_committee_makes_a_folder_that_pipeline_opens(tmp_path, capsys, monkeypatch):
     rows = [{"body": row["text"], "kind": row["label"]} for row in labelled_rows(40, classes=("school", "sea"))]
-    data = write_csv(tmp_path / "own.csv", rows)
-    output = tmp_path / "out"
+    data, output = write_csv(tmp_path / "own.csv", rows), tmp_path / "out"
     words = (data, "--text-column", "body", "--label-column", "kind", "--num-members", 2, "--encoder", "none")
     words = (*words, "--size", "smoke", "--pretrain-steps", 3, "--num-train-epochs", 2, "--workers", 1)
+    stop = mock.patch("tlm_hf.training.train_committee.join_members", side_effect=KeyboardInterrupt)
+    with stop, pytest.raises(SystemExit):
+        succeed("train-committee", *words, "--output-dir", output)
+    trained = {file: file.stat().st_mtime_ns for file in output.rglob("*.safetensors")}
     succeed("train-committee", *words, "--output-dir", output)
     printed, said = capsys.readouterr().out, results_of(output)
+    assert 2 < len(trained) == len(trained.items() & {file: file.stat().st_mtime_ns for file in trained}.items())
     assert said["labels"] == ["school", "sea"]
     assert said["rows"] == {"train": 56, "validation": 12, "test": 12}
     test = datasets.load_dataset("parquet", data_files=str(output / "work" / "data" / "test.parquet"), split="train")
