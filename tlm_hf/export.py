@@ -275,9 +275,12 @@ class OnnxClassifier(torch.nn.Module):
     ) -> CommitteeOutput:
         """int64 (batch, sequence) each, to logits float32 (batch, num_labels) and, of a committee, those of members."""
         given = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
+        types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         if self.takes_types:
-            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             given["token_type_ids"] = types.numpy()
+        elif bool(types.any()):
+            remedy = "freeze it with token types, and export it again"
+            raise UserError(f"An exported frozen committee takes single texts: {remedy}.")
         values = map(torch.from_numpy, self.session.run(self.names, given))
         return CommitteeOutput(**dict(zip(self.names, values, strict=True)))
 

@@ -124,9 +124,10 @@ def test_the_split_to_score_is_chosen(capsys, tmp_path):
     splits = ("train", "validation", "test", "all")
     counts = {split: scored(capsys, "member", "--split", split)["texts"] for split in splits}
     assert counts == {"train": 56, "validation": 12, "test": 12, "all": 80}
-    found = scored(capsys, "member", "--output", tmp_path / "scores.json")
-    assert found["texts"] == 80
-    assert json.loads((tmp_path / "scores.json").read_text())["metrics"] == found["metrics"]
+    found = scored(capsys, "committee", "--split", "test", "--output", tmp_path / "scores.json")["metrics"]
+    assert found["loss"] == pytest.approx(results_of(shelf() / "committee")["test"]["loss"], abs=1e-5)
+    assert json.loads((tmp_path / "scores.json").read_text())["metrics"] == found
+    assert scored(capsys, "member")["texts"] == 80
 
 
 def test_a_folder_as_output_is_refused_before_the_work(tmp_path, capsys, monkeypatch):

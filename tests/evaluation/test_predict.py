@@ -162,10 +162,11 @@ def test_other_columns_leave_as_they_came(classify, sentences, tmp_path, kind):
 
 def test_numbers_that_json_lacks_become_null(classify, sentences, tmp_path):
     numbers = [float("nan"), float("inf"), 0.5]
-    pd.DataFrame({"text": sentences[:3], "weight": numbers}).to_parquet(tmp_path / "in.parquet")
+    table = pa.table({"text": sentences[:3], "weight": numbers, "all": [[{"of": each}] for each in numbers]})
+    pq.write_table(table, tmp_path / "in.parquet")
     _, output = classify(tmp_path / "in.parquet", "out.jsonl")
     written = [json.loads(line, parse_constant=pytest.fail) for line in output.read_text().splitlines()]
-    assert [row["weight"] for row in written] == [None, None, 0.5]
+    assert [(row["weight"], row["all"]) for row in written] == [(n, [{"of": n}]) for n in (None, None, 0.5)]
 
 
 def test_a_name_that_is_taken_twice(classify, sentences, tmp_path):

@@ -92,8 +92,15 @@ class TestCard:
             assert data.model_name == f"tlm-{kind}"
 
     def test_unknown_field_raises(self, kind):
-        with pytest.raises(jinja2.UndefinedError):
-            render(kind, {"settings": {}})
+        for name in RESULTS[kind]:
+            if name in {"adapter": ("parameters", "from_scratch", "test"), "classifier": ("test",)}.get(kind, ()):
+                continue  # of its base; of none; in the evaluation
+            results = {field: value for field, value in RESULTS[kind].items() if field != name}
+            with pytest.raises(jinja2.UndefinedError, match=f"'{name}'"):
+                render(kind, results)
+        if kind != "encoder":
+            with pytest.raises(jinja2.UndefinedError, match="scores"):
+                render(kind, evaluation={})
 
     def test_names_from_data_are_harmless(self, kind):
         plain = render(kind)
@@ -160,3 +167,18 @@ def test_the_encoders_card_says_what_its_tokenizer_does(tmp_path, normalizer, un
 def test_durations_are_in_the_unit_that_a_reader_expects():
     shown = [duration(seconds) for seconds in (59, 60, 60.5, 3594, 3600)]
     assert shown == ["59.0 seconds", "1.0 minutes", "1.0 minutes", "59.9 minutes", "1.0 hours"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "start"),
+    [
+        ({"initialization": "random", "cls_objective": False}, "random weights"),
+        ({"weights": "0"}, "the weights of `me/it`"),
+    ],
+)
+def test_the_start_of_an_encoder_is_that_of_its_settings(settings, start):
+    given = RESULTS["encoder"]["settings"]
+    kept = {name: given[name] for name in ("batch_size", "learning_rate", "warmup_steps", "mlm_probability")}
+    card = render("encoder", RESULTS["encoder"] | {"model": "me/it", "settings": kept | settings})
+    assert f"| start | {start} |" in card
+    assert "| objective | masked tokens (a share of 0.23) |" in card

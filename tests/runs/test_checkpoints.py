@@ -4,12 +4,10 @@ import contextlib
 import errno
 import os
 import pickle
-import random
 import re
 import shlex
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -109,34 +107,6 @@ def test_run_with_damaged_checkpoints_ends_as_if_nothing_had_happened(home, kill
     assert_equal_weights(killed, home / "whole")
     assert results_of(killed)["continued_from_step"] == 8
     assert not list(killed.glob("*checkpoint-*"))
-
-
-@pytest.mark.slow
-def test_killed_again_and_again_at_random_moments(home, tmp_path):
-    """Forks killed with SIGKILL some time after a new checkpoint; where in the code that is depends on the machine."""
-    words = [*WORDS, "--max-steps", "600", "--output-dir"]
-    succeed(*words, tmp_path / "reference")
-    folder, rng, kills = tmp_path / "run", random.Random(0), 0
-    while not (folder / "results.json").exists():
-        before = list_checkpoints(folder)[:1]
-        process = os.fork()
-        if process == 0:
-            with contextlib.suppress(BaseException):
-                succeed(*words, folder)
-            os._exit(0)
-        while kills < 20 and os.waitpid(process, os.WNOHANG) == (0, 0):
-            if list_checkpoints(folder)[:1] != before:
-                time.sleep(0.3 * rng.random())
-                os.kill(process, signal.SIGKILL)
-                kills += 1
-                break
-            time.sleep(0.001)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process, 0)
-    assert kills >= 10  # a fast machine may end before the twentieth
-    assert_equal_weights(folder, tmp_path / "reference")
-    assert losses(folder) == losses(tmp_path / "reference")
-    assert not [path.name for path in folder.iterdir() if path.name.startswith((".", "checkpoint"))]
 
 
 def test_damaged_best_checkpoint_starts_the_fine_tuning_again(home, tmp_path, caplog):

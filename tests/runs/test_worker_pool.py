@@ -81,6 +81,11 @@ def save_first(work: Work) -> dict[str, int]:
     return {}
 
 
+def end_itself(work: Work) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(30)
+
+
 def order(folder: Path) -> str:
     return (folder / "order.txt").read_text()
 
@@ -135,7 +140,7 @@ def is_running(number: int) -> bool:
 
 
 def run_script(folder: Path, *lines: str) -> subprocess.CompletedProcess:
-    """Run a script with `folder` and the names of this file, whose jobs are not guarded by the script's name."""
+    """Run a script without a `__main__` guard, with `folder` and the names of this file."""
     script = folder / "script.py"
     start = ["import sys", "sys.path.insert(0, sys.argv[1])", "from test_worker_pool import *"]
     script.write_text("\n".join([*start, "folder = Path(sys.argv[2])", *lines, ""]))
@@ -157,4 +162,6 @@ def test_an_interruption_ends_idle_workers_and_waits_for_the_others(tmp_path):
         "run_jobs([job(folder, 1), job(folder, 2, function=save_first)], 2, 'Testing', interrupt)",
     )
     assert done.returncode == -signal.SIGINT, done.stderr
+    with pytest.raises(UserError, match="was killed"):  # at work SIGTERM does what it does elsewhere
+        run_jobs([job(tmp_path, 3, function=end_itself)], 2, "Testing")
     assert (tmp_path / "2" / "saved").exists()

@@ -188,7 +188,7 @@ def test_members_with_more_steps_are_compared_with_as_many_and_all_of_the_first(
     ones = np.mean([right([one]) for one in six])
     assert rows[1, "accuracy"] == pytest.approx(ones, abs=1e-6)
     assert rows[2, "accuracy"] == pytest.approx(right(six), abs=1e-6)
-    assert rows[2, "difference from one of them"] == pytest.approx(right(six) - ones, abs=2e-6)
+    assert rows[2, "difference from its members"] == pytest.approx(right(six) - ones, abs=2e-6)
     pairs = np.mean([right(pair) for pair in combinations(four, 2)])
     assert rows[2, "difference from as many bert-1"] == pytest.approx(right(six) - pairs, abs=2e-6)
     assert rows[2, "difference from 3 bert-1"] == pytest.approx(right(six) - right(four), abs=2e-6)

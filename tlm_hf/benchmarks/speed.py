@@ -148,8 +148,8 @@ def build_step_batch(arguments: StepArguments, vocab_size: int, length: int) -> 
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
 
 
-@cache
-def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], None]:
+def build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[[], None]:
+    """A function that takes a step, in this process, with a model of its own."""
     torch.set_num_threads(threads)
     if side.keeps_memory:
         keep_freed_memory()
@@ -169,16 +169,18 @@ def _build_step(arguments: StepArguments, side: Side, threads: int) -> Callable[
     return step
 
 
-def take_step(*arguments: Any) -> None:
-    """Take a step of `StepArguments`, a `Side` and so many threads; the first call builds its model."""
-    _build_step(*arguments)()
+_built_step = cache(build_step)
+
+
+def _take_step(*arguments: Any) -> None:
+    _built_step(*arguments)()
 
 
 def _start_side(stack: ExitStack, *arguments: Any) -> Callable[[], None]:
     """Start a side's process, which ends with `stack`; returns what takes a step there."""
     pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
-    pool.submit(take_step, *arguments).result()  # waits for the imports and the model
-    return lambda: pool.submit(take_step, *arguments).result()
+    pool.submit(_take_step, *arguments).result()  # waits for the imports and the model
+    return lambda: pool.submit(_take_step, *arguments).result()
 
 
 def benchmark_steps(arguments: StepArguments) -> Json:

@@ -272,7 +272,15 @@ def _write(table: pa.Table, target: Path) -> None:
                 writer.writerow(table.column_names)
                 for row in rows:
                     writer.writerow(write(cell) if isinstance(cell, list | dict) else cell for cell in row.values())
-            else:  # JSON has no word for what is no finite number
-                for row in rows:
-                    row |= {n: None for n, cell in row.items() if isinstance(cell, float) and not math.isfinite(cell)}
+            else:
+                rows = _finite(rows)
                 file.write(write(rows) if target.suffix == ".json" else "".join(f"{write(row)}\n" for row in rows))
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for NaN and infinity, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

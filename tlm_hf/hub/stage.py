@@ -214,7 +214,7 @@ def stage_model(run: Path, target: Path, kind: str, results: Json, facts: CardFa
     """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
     with whole_folder(target) as folder:
         copy_model_files(run, folder, kind)
-        if plot is not None and plot.is_file():  # one that could not be drawn was a warning
+        if plot is not None and plot.is_file():  # a plot that failed was warned about already
             shutil.copy2(plot, folder / plot.name)
         else:
             plot = None

@@ -115,10 +115,14 @@ def _processes(workers: int, devices: Sequence[str]) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, context, _start_worker, (queue if devices else None,))
 
 
+def _end_idle(*_: Any) -> None:
+    """Of SIGTERM: its default would kill a worker that waits with the lock of the queue, which the others then lack."""
+    sys.exit(1)
+
+
 def _start_worker(devices: Any) -> None:
     """Take a device; end if the command that started the worker is killed, or two would write to one folder."""
-    # An idle worker holds the lock of the queue: killed by the signal's default it would keep it, and the others wait.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end_idle)
     parent: Any = parent_process()
 
     def end_with_parent() -> None:
@@ -149,6 +153,9 @@ def work(function: Callable[..., Json], arguments: Any, in_child: bool = True) -
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             quiet_libraries()
+            if signal.getsignal(signal.SIGTERM) is _end_idle:  # not idle now
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                redirections.callback(signal.signal, signal.SIGTERM, _end_idle)
         else:
             redirections.enter_context(contextlib.redirect_stdout(log))
             redirections.enter_context(contextlib.redirect_stderr(log))

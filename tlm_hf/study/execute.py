@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from ..benchmarks.speed import CLS, Side, StepArguments, build_batch, stock_classifier, take_step
+from ..benchmarks.speed import CLS, Side, StepArguments, build_batch, build_step, stock_classifier
 from ..data.corpora import load_corpus
 from ..data.overlap import count_tokens, encode_texts, measure_overlap
 from ..data.overlap_subsets import select_subsets
@@ -172,8 +172,8 @@ def _baseline(measure: Callable[..., Json], settings: Json, folder: Path, root: 
 def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     """Median milliseconds of a batch, every second text half as long, and seconds of a step of pre-training.
 
-    Weights are new, they do not change times. Committees of the first recipe are timed as tables too, where they can
-    be frozen.
+    Weights are new: they do not change the times. Committees of the first recipe are timed as tables too, where they
+    can be frozen.
     """
     size, reference, members = settings["size"], settings["reference"], list(settings["members"])
 
@@ -205,11 +205,11 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
             seconds = alternating_medians(calls, LATENCY_REPEATS)
         for (name, count), median in seconds.items():
             rows.append({"model": name, "members": count, "batch_size": texts, "milliseconds": 1000 * median})
-    side = Side(best=has_fast_bf16(), dropout=0.0)
+    side = Side(best=has_fast_bf16(use_cpu=True), dropout=0.0)
     options = {"size": size, "mlm_probability": PRETRAINING_SCHEDULES["tlm"].mlm_probability}
-    steps = {recipe: StepArguments(recipe=recipe, **options) for recipe in dict.fromkeys([*members, reference])}
-    calls = {recipe: partial(take_step, each, side, 1) for recipe, each in steps.items()}
-    return {"rows": rows, "step_seconds": alternating_medians(calls, STEP_REPEATS), "threads": torch.get_num_threads()}
+    recipes = dict.fromkeys([*members, reference])
+    steps = {recipe: build_step(StepArguments(recipe=recipe, **options), side, 1) for recipe in recipes}
+    return {"rows": rows, "step_seconds": alternating_medians(steps, STEP_REPEATS), "threads": torch.get_num_threads()}
 
 
 EXECUTORS: dict[str, Callable[[Json, Path, str | None], Json]] = {

@@ -60,12 +60,16 @@ def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: E
 
 @dataclass(frozen=True)
 class Committees:
-    """Committees of one kind by size, seconds of one core that training one takes, calibration error of the largest."""
+    """Committees of one kind by size, seconds of one core that training one takes, calibration error of the largest.
+
+    `gains` are their answers less the mean of their members'.
+    """
 
     model: str
     timed_as: str | None
     answers: dict[int, Answers]
     seconds: dict[int, float]
+    gains: dict[int, Answers] = field(default_factory=dict)
     calibration: dict[int, float] = field(default_factory=dict)
 
 
@@ -204,7 +208,7 @@ class Findings:
                 yield make_row(OVERLAP, "mean of the tasks", shallow, f"high - {other}", "difference", gain)
 
     def committee(self, task: str, points: Mapping[Any, Point]) -> Iterator[Row]:
-        """Finding d: accuracy of committees; differences from deep encoder, baselines, one member, plain committees."""
+        """Finding d: accuracy of committees; differences from members, deep encoder, baselines, plain committees."""
         reference, shallow, groups = self.plan.committee.reference, self.plan.shallow, list(self._committees(points))
         deep = self.right(points[COMMITTEE, reference, "pretrained"])
         baselines = {name: _stack(found) for name, found in self._baselines(task, draws=1).items()}
@@ -224,10 +228,12 @@ class Findings:
                 more["calibration"] = group.calibration.get(count)
                 yield make_row(COMMITTEE, task, group.model, count, "accuracy", accuracy(ours), **more)
                 sides: dict[str, Answers | None] = {**others}
-                sides |= {"one of them": group.answers.get(1)} if count > 1 else {}
                 if group is not groups[0]:
                     most = max(plain)
                     sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
+                if count in group.gains:
+                    gain = accuracy(group.gains[count])
+                    yield make_row(COMMITTEE, task, group.model, count, "difference from its members", gain)
                 for name, theirs in sides.items():
                     if theirs is not None:
                         found = difference(ours, theirs)
@@ -276,17 +282,21 @@ class Findings:
     def _alike(self, model: str, timed_as: str | None, *groups: Sequence[StudyRun], shared: bool = False) -> Committees:
         """All committees of each of the plan's sizes within each group; with `shared` a group has one encoder."""
         found = [logits for logits in map(self.logits, groups) if logits is not None]
-        answers, seconds = {}, {}
+        answers, seconds, gains = {}, {}, {}
         encoder, tuning = self._cost([run for several in groups for run in several])
         for count in sorted({*self.plan.committee.counts, len(self.plan.committee.members)}):
             large = [(logits, labels) for logits, labels in found if logits.shape[1] >= count]
             if large:
-                right = [committees_right(*each, [*combinations(range(each[0].shape[1]), count)]) for each in large]
+                chosen = [[*combinations(range(logits.shape[1]), count)] for logits, _ in large]
+                right = [committees_right(*each, several) for each, several in zip(large, chosen, strict=True)]
                 most = len(large) if shared else None if count == 1 else large[0][0].shape[1]  # single ones are runs
                 answers[count] = Answers(np.concatenate(right), most)
+                if count > 1:
+                    alone = [_is_right(each)[several].mean(axis=1) for each, several in zip(large, chosen, strict=True)]
+                    gains[count] = Answers(np.concatenate(right) - np.concatenate(alone), most)
                 seconds[count] = count * tuning + encoder * (1 if shared else count)
         calibration = {max(answers): self._calibration(groups, max(answers))} if answers else {}
-        return Committees(model, timed_as, answers, seconds, calibration)
+        return Committees(model, timed_as, answers, seconds, gains, calibration)
 
     def _calibration(self, groups: Sequence[Sequence[StudyRun]], count: int) -> float:
         """Calibration error on test texts of the committee of the first members of the first group that has so many."""

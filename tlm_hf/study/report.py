@@ -151,8 +151,8 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
             line["held-out loss, nats"] = " to ".join(dict.fromkeys([losses[0], losses[-1]]))
             seconds, shallow = timed_seconds(made), planner.plan.shallow
             line["seconds of one core"] = f"{median(seconds):,.0f}" if seconds else ""
-            if steps:
-                line[f"a step, times that of {shallow}"] = f"{steps[planner.recipe(model)] / steps[shallow]:.2f}"
+            if model in steps:
+                line[f"a step, times that of {shallow}"] = f"{steps[model] / steps[shallow]:.2f}"
             lines[model] = line
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("encoder")
 
