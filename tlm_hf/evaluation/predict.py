@@ -106,7 +106,7 @@ def predict_command(arguments: PredictArguments) -> Json:
     """Classify texts or the rows of a table; raises UserError for bad input, before the model runs.
 
     Returns the counts of `texts`, of those that were `empty` and `truncated`, and `predictions`, or the `output` file:
-    all columns of the input as they were, then those of `Prediction`, `p(CLASS)` for each class.
+    all columns of the input as they were (in JSON null for NaN), then those of `Prediction`, `p(CLASS)` for each class.
     """
     if not arguments.model:
         raise UserError("predict needs --model, a classifier or committee.")
