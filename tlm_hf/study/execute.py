@@ -32,6 +32,7 @@ from ..runs.provenance import portable, provenance
 from ..training.finetune import LOGITS_FILE, finetune
 from ..training.options import has_fast_bf16
 from ..training.pretrain import pretrain
+from ..training.trainer import keep_freed_memory
 
 CONFIG_FILE, TOKENIZER = "config.json", "tokenizer"
 LATENCY_REPEATS, STEP_REPEATS = 31, 9
@@ -182,6 +183,7 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
         return CommitteeForSequenceClassification.from_members(models).eval() if len(models) > 1 else models[0]
 
     torch.set_num_threads(1)  # a second one slows models as small as these
+    keep_freed_memory()  # as in a process that has trained before: times must not depend on that
     torch.manual_seed(0)
     deep = build_config(reference, size)
     deep.id2label = {0: "a", 1: "b"}
