@@ -70,13 +70,14 @@ def commit() -> str | None:
 
 
 def machine() -> Json:
-    """Processor, cores, threads in use, memory in GiB and accelerator of this machine."""
+    """Processor (clouds call several ones "AMD EPYC"), cores, threads in use, memory in GiB and accelerator."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     model = re.search(r"model name\s*:\s*(.+)", text)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "processor": model.group(1).strip() if model else platform.processor() or platform.machine(),
+        "family_and_model": re.findall(r"^(?:cpu family|model)\s*:\s*(\d+)", text, re.MULTILINE)[:2],
         "architecture": platform.machine(),
         "avx512_bf16": re.search(r"\bavx512_bf16\b", text) is not None,
         "cores": os.cpu_count(),
