@@ -214,11 +214,11 @@ def stage_model(run: Path, target: Path, kind: str, results: Json, facts: CardFa
     """Build a model folder, which is returned, from a finished run, outside of a release; an older one is replaced."""
     with whole_folder(target) as folder:
         copy_model_files(run, folder, kind)
+        plots = {}
         if plot is not None and plot.is_file():  # a plot that failed was warned about already
+            plots[plot.name] = "accuracy"
             shutil.copy2(plot, folder / plot.name)
-        else:
-            plot = None
-        facts = replace(facts, uncased=is_uncased(folder), plots={plot.name: "accuracy"} if plot else {})
+        facts = replace(facts, uncased=is_uncased(folder), plots=plots)
         (folder / "README.md").write_text(render_card(kind, target.name, results, facts), encoding="utf-8")
     return target
 

@@ -287,12 +287,14 @@ class Findings:
         for count in sorted({*self.plan.committee.counts, len(self.plan.committee.members)}):
             large = [(logits, labels) for logits, labels in found if logits.shape[1] >= count]
             if large:
-                chosen = [[*combinations(range(logits.shape[1]), count)] for logits, _ in large]
-                right = [committees_right(*each, several) for each, several in zip(large, chosen, strict=True)]
+                right, alone = [], []
+                for logits, labels in large:
+                    several = [*combinations(range(logits.shape[1]), count)]
+                    right.append(committees_right(logits, labels, several))
+                    alone.append(_is_right((logits, labels))[several].mean(axis=1))
                 most = len(large) if shared else None if count == 1 else large[0][0].shape[1]  # single ones are runs
                 answers[count] = Answers(np.concatenate(right), most)
                 if count > 1:
-                    alone = [_is_right(each)[several].mean(axis=1) for each, several in zip(large, chosen, strict=True)]
                     gains[count] = Answers(np.concatenate(right) - np.concatenate(alone), most)
                 seconds[count] = count * tuning + encoder * (1 if shared else count)
         calibration = {max(answers): self._calibration(groups, max(answers))} if answers else {}

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from ..data.overlap import MIN_COUNT
 from ..errors import UserError
 from ..runs.atomic_files import Json, write_json, write_text
 from ..runs.figure import drawing
@@ -58,6 +59,7 @@ def write_report(arguments: StudyArguments) -> Json:
         machines=sorted(processors),
         commits=sorted({re.sub(r"^(\w{12})\w*", r"\1", result["commit"] or "none") for result in results}),
         margin=NOT_WORSE,
+        min_count=MIN_COUNT,
     )
     write_text(folder / REPORT_FILE, page)
     written = {"size": arguments.size, "reference": plan.committee.reference, "rows": [asdict(row) for row in rows]}
@@ -139,7 +141,7 @@ def _pivot(rows: pd.DataFrame, index: Sequence[str] = ("task", "model"), tested:
 
 def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
     lines, timed = {}, records.get(planner.latency.name)
-    steps = timed.results.get("step_seconds", {}) if timed else {}
+    steps, shallow = timed.results.get("step_seconds", {}) if timed else {}, planner.plan.shallow
     for model in (*planner.plan.pretraining, *planner.plan.committee.variants):
         runs = [run for run, _ in planner.encoders(model).values()]
         made = [records[run.name] for run in runs if run.name in records]
@@ -149,7 +151,7 @@ def _models(planner: Planner, records: Mapping[str, Record]) -> pd.DataFrame:
             line = {"parameters": f"{found[0]['parameters']:,}", "seeds": str(len(found))}
             line |= {key: f"{found[0][key]:,}" for key in ("texts", "steps")}
             line["held-out loss, nats"] = " to ".join(dict.fromkeys([losses[0], losses[-1]]))
-            seconds, shallow = timed_seconds(made), planner.plan.shallow
+            seconds = timed_seconds(made)
             line["seconds of one core"] = f"{median(seconds):,.0f}" if seconds else ""
             if model in steps:
                 line[f"a step, times that of {shallow}"] = f"{steps[model] / steps[shallow]:.2f}"
