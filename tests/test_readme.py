@@ -92,7 +92,7 @@ def test_the_tutorials_output_is_that_of_the_results_file():
     assert known >= set(block.strip().splitlines())
 
 
-@pytest.mark.parametrize(("size", "findings"), [("laptop", []), ("fair", ["gap", "overlap", "committee", "labels"])])
+@pytest.mark.parametrize(("size", "findings"), [("laptop", []), ("fair", ["gap", "corpus_size", "overlap", "committee", "labels"])])
 def test_the_studys_report_is_that_of_its_records(tmp_path, size, findings):
     results = RESULTS / "study" / size
     (tmp_path / "runs").symlink_to(results / "runs")

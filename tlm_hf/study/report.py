@@ -28,7 +28,8 @@ TEMPLATE = Path(__file__).with_name("report.md.jinja")
 MEASURES = {"jensen_shannon_bits": "divergence, bits", "type_coverage": "types covered"}
 MEASURES |= {"occurrence_coverage": "occurrences covered"}
 BLUE, RED, GREY, BLACK = "#2f6db5", "#b5532f", "#8a949e", "#333333"
-COLOURS = {"pre-trained": BLUE, "from scratch": GREY, "equal steps": BLUE, "equal epochs": RED}
+Colours = dict[str, str]
+COLOURS: Colours = {"pre-trained": BLUE, "from scratch": GREY, "equal steps": BLUE, "equal epochs": RED}
 COLOURS |= dict(zip(BASELINE_NAMES.values(), ("#b8860b", "#7d5ba6"), strict=True))
 
 
@@ -209,47 +210,54 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
             figure = Figure(figsize=(max(7.0, 4.2 * len(tasks)), 3.9), layout="constrained")
             panels = figure.subplots(1, len(tasks), squeeze=False)[0]
             entries: dict[str, Any] = {}
+            colours = dict(COLOURS)  # of the labels, the same in all panels
             panels[0].set_ylabel(f"{ylabel}, 95% intervals")
             baselines = frame[frame["finding"] == {GAP: BASELINES}.get(finding, finding)]
             baselines = baselines[baselines["model"].isin(BASELINE_NAMES.values()) & (finding != LABELS)]
             for axes, task in zip(panels, tasks, strict=True):
                 axes.set(title=task, xlabel=xlabel)
                 axes.spines[["top", "right"]].set_visible(False)
-                draw(axes, shown[shown["task"] == task], plan)
+                draw(axes, shown[shown["task"] == task], plan, colours)
                 for row in baselines[baselines["task"] == task].itertuples():
                     style = {"color": COLOURS[row.model], "linestyle": "--", "linewidth": 1}
                     axes.axhline(100 * row.estimate, label=row.model, **style)
                 for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                     entries.setdefault(label, handle)
-            style = {"ncols": min(4, len(entries) or 1), "frameon": False, "fontsize": 9}
+            column = 0.5 + 0.06 * max(map(len, entries), default=1)  # inches that the longest label takes
+            columns = min(4, len(entries), int(figure.get_figwidth() / column))
+            style = {"ncols": max(1, columns), "frameon": False, "fontsize": 9}
             figure.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
             figure.savefig(folder / name, dpi=120, metadata={"Software": None})  # equal rows give equal bytes
             drawn.append(name)
     return drawn
 
 
-def _points(axes: Any, rows: pd.DataFrame, x: Iterable[float], labels: Iterable[str], mark: str = "o-") -> None:
-    """Points with their intervals, a line for each label."""
+def _points(
+    axes: Any, rows: pd.DataFrame, x: Iterable[float], labels: Iterable[str], colours: Colours, mark: str = "o-"
+) -> None:
+    """Points with their intervals, a line for each label; new labels get a colour."""
     for label, part in rows.assign(place=list(x), label=list(labels)).groupby("label", sort=False):
         values = 100 * part["estimate"]
         errors = [(values - 100 * part["low"]).clip(lower=0), (100 * part["high"] - values).clip(lower=0)]
-        axes.errorbar(part["place"], values, errors, capsize=3, label=label, fmt=mark, color=COLOURS.get(str(label)))
+        colour = colours.setdefault(str(label), f"C{len(colours) - len(COLOURS)}")
+        axes.errorbar(part["place"], values, errors, capsize=3, label=label, fmt=mark, color=colour)
 
 
-def _gap(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
+def _gap(axes: Any, rows: pd.DataFrame, plan: SizePlan, colours: Colours) -> None:
     rows = rows[rows["measure"].isin(ARM_NAMES.values())]
     models = list(dict.fromkeys(rows["model"]))
     shifts = rows["measure"].map({"pre-trained": 0.12, "from scratch": -0.12})
-    _points(axes, rows, rows["model"].map(models.index) + shifts, rows["measure"], "o")
+    _points(axes, rows, rows["model"].map(models.index) + shifts, rows["measure"], colours, "o")
     axes.set_xlim(-0.6, len(models) - 0.4)
     axes.set_xticks(range(len(models)), [model.replace(" of ", " of\n") for model in models])
 
 
-def _by_count(measure: str, axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
+def _by_count(measure: str, axes: Any, rows: pd.DataFrame, plan: SizePlan, colours: Colours) -> None:
     rows = rows[rows["measure"] == measure]
     names = rows["model"].str.split(", ").str[-1]
     # Equal steps and equal epochs are shifted apart, or one interval hides the other.
-    _points(axes, rows, rows["x"] * names.map({"equal steps": 0.98, "equal epochs": 1.02}).fillna(1), names)
+    shifts = names.map({"equal steps": 0.98, "equal epochs": 1.02}).fillna(1)
+    _points(axes, rows, rows["x"] * shifts, names, colours)
     if measure == "gap":
         axes.axhline(0, color=BLACK, linewidth=0.6)
     axes.set_xscale("log", base=2)
@@ -257,17 +265,18 @@ def _by_count(measure: str, axes: Any, rows: pd.DataFrame, plan: SizePlan) -> No
     axes.set_xticks(counts, [f"{int(count):,}" for count in counts], fontsize=8)
 
 
-def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan) -> None:
+def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan, colours: Colours) -> None:
     reference, accuracies = plan.committee.reference, rows[rows["measure"] == "accuracy"]
     shown = accuracies[~accuracies["model"].isin([reference, *plan.committee.members, *BASELINE_NAMES.values()])]
-    _points(axes, shown, shown["x"], shown["model"].str.split(":").str[0])
+    names = shown["model"].str.split(":").str[0].str.removeprefix("committee of ")
+    _points(axes, shown, shown["x"], names, colours)
     for row in accuracies[accuracies["model"] == reference].itertuples():
         axes.axhline(100 * row.estimate, color=RED, label=f"{reference}, pre-trained")
         axes.axhspan(100 * row.low, 100 * row.high, color=RED, alpha=0.1, linewidth=0)
     axes.set_xticks(plan.committee.counts)
 
 
-PLOTS: dict[str, tuple[str, str, str, Callable[[Any, pd.DataFrame, SizePlan], None]]] = {
+PLOTS: dict[str, tuple[str, str, str, Callable[[Any, pd.DataFrame, SizePlan, Colours], None]]] = {
     "gap.png": (GAP, "", "test accuracy (%)", _gap),
     "corpus_size.png": (CORPUS_SIZE, "pre-training texts", "gap (points)", partial(_by_count, "gap")),
     "committee.png": (COMMITTEE, "members", "test accuracy (%)", _committee),
