@@ -1,14 +1,19 @@
 """The study end to end at its smallest: what it leaves, what survives a kill, what a deleted record comes back as."""
 
+import json
 import re
 import shutil
+from collections import defaultdict
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from conftest import refusal
 from filelock import FileLock
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score
 
@@ -18,7 +23,8 @@ from tlm_hf.runs import atomic_files
 from tlm_hf.study import execute, plan_file
 from tlm_hf.study import study as study_module
 from tlm_hf.study.execute import read_record
-from tlm_hf.study.report import write_report
+from tlm_hf.study.findings import Row
+from tlm_hf.study.report import draw_plots, with_texts, write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
 
 TINY = {  # one-layer encoders on embedded text, every finding with two points
@@ -130,6 +136,26 @@ def test_the_report_has_every_finding(study, report):
     assert float(line[table[0].index("ms, frozen")]) > 0
     for row in report:
         assert row["low"] - 1e-9 <= row["estimate"] <= row["high"] + 1e-9, row
+
+
+def test_a_model_has_one_colour_in_all_panels_and_the_legend_is_inside_the_figure(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    rows = json.loads(Path(__file__).parents[2].joinpath("results/study/fair/rows.json").read_text())["rows"]
+    lacks = ("ag_news", "committee of bert-1, counts first")  # the first panel
+    rows = [Row(**row) for row in rows if (row["task"], row["model"]) != lacks]
+    draw_plots(with_texts(rows), plan_file.read_plan("fair", plan_file.PLAN_FILE), tmp_path)
+    assert len(figures) == 4
+    for figure in figures:
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        colours = defaultdict(set)
+        for axes in figure.axes:
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                colours[label].add(to_hex((handle[0] if isinstance(handle, tuple) else handle).get_color()))
+        assert {len(found) for found in colours.values()} == {1}, colours
 
 
 @pytest.mark.parametrize(
