@@ -219,13 +219,13 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
                 axes.spines[["top", "right"]].set_visible(False)
                 draw(axes, shown[shown["task"] == task], plan, colours)
                 for row in baselines[baselines["task"] == task].itertuples():
-                    style = {"color": COLOURS[row.model], "linestyle": "--", "linewidth": 1}
+                    style = {"color": colours[row.model], "linestyle": "--", "linewidth": 1}
                     axes.axhline(100 * row.estimate, label=row.model, **style)
                 for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
                     entries.setdefault(label, handle)
-            column = 0.5 + 0.06 * max(map(len, entries), default=1)  # inches that the longest label takes
-            columns = min(4, len(entries), int(figure.get_figwidth() / column))
-            style = {"ncols": max(1, columns), "frameon": False, "fontsize": 9}
+            column = 0.5 + 0.06 * max(map(len, entries), default=0)  # inches that the longest label takes
+            columns = max(1, min(4, int(figure.get_figwidth() / column)))
+            style = {"ncols": columns, "frameon": False, "fontsize": 9}
             figure.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
             figure.savefig(folder / name, dpi=120, metadata={"Software": None})  # equal rows give equal bytes
             drawn.append(name)
