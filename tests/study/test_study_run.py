@@ -18,11 +18,12 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score
 
 from tlm_hf.errors import UserError
-from tlm_hf.evaluation.scoring import unpack_logits
+from tlm_hf.evaluation.scoring import pack_logits, unpack_logits
 from tlm_hf.runs import atomic_files
 from tlm_hf.study import execute, plan_file
 from tlm_hf.study import study as study_module
 from tlm_hf.study.execute import read_record
+from tlm_hf.study.export import ExportArguments, export_study, round_logits
 from tlm_hf.study.findings import Row
 from tlm_hf.study.report import draw_plots, with_texts, write_report
 from tlm_hf.study.study import StudyArguments, run_study, show_plan
@@ -277,6 +278,27 @@ def test_the_gap_by_labels_is_that_of_their_runs_at_their_own_rate(study, report
     assert show_plan(arguments(study, tasks=["docstrings"]))["runs"] == show_plan(arguments(study))["runs"]
     words = "The plan has no task 'mail': choose among docstrings."
     assert refusal(show_plan, arguments(study, tasks=["mail"])) == words
+
+
+def test_an_exported_study_has_the_rows_of_the_whole_in_smaller_files(study, report, tmp_path):
+    write_plan(tmp_path)
+    options = ExportArguments(**{**vars(arguments(study)), "output_dir": str(tmp_path / "results")})
+    assert export_study(options)["records"] == len(records(study))
+    assert write_report(arguments(tmp_path))["rows"] == report
+    folders = tmp_path / "results", study / "results"
+    sizes = [sum(file.stat().st_size for file in folder.rglob("logits.npz")) for folder in folders]
+    assert sizes[0] < sizes[1]
+    assert "new folder" in refusal(export_study, options)
+
+
+def test_rounded_logits_have_the_same_largest_ones():
+    logits = np.random.default_rng(0).normal(scale=[[0.01], [3.0], [1e4]], size=(200, 3, 5))
+    logits[:20, :, 1:3] = 1e5  # two that are equally large
+    packed = pack_logits(logits)
+    rounded = unpack_logits(round_logits(packed))
+    assert np.array_equal(rounded.argmax(axis=-1), logits.argmax(axis=-1))
+    within = (packed > 0) & (packed < 60000)
+    assert np.abs(rounded - unpack_logits(packed))[within].max() < 0.5
 
 
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):

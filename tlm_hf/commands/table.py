@@ -63,6 +63,11 @@ COMMANDS = {
     "study plan": Command("the runs of the paper's four findings, and their costs", "study.study:show_plan", TABLE),
     "study run": Command("run what is missing of the study", "study.study:run_study", ("done", "missing", "waiting")),
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
+    "study export": Command(
+        "the records that the report's rows need, to be published",
+        "study.export:export_study",
+        ("output_dir", "records", "megabytes_of_logits"),
+    ),
     "release stage": Command("models, cards and the Space as folders", RELEASE, TABLE, ("release_file",)),
     "release verify": Command("check the staged folders in a fresh process", RELEASE, TABLE, ("output_dir",)),
     "release push": Command("push the verified release, whole or not at all", RELEASE, TABLE, ("output_dir",)),

@@ -100,6 +100,10 @@ class Findings:
         found = [self._read(run, split) for run in runs if run.name in self.records]
         return (np.stack([logits for logits, _ in found], axis=1), found[0][1]) if found else None
 
+    def splits_read(self, name: str) -> list[str]:
+        """The splits of a run whose logits the rows have read so far."""
+        return [split for read, split in self._answers if read == name]
+
     def _read(self, run: StudyRun, split: str) -> Logits:
         name, folder = run.name, self.folder / run.name
         if (name, split) not in self._answers:

@@ -1,0 +1,79 @@
+"""`tlm study export`: the records of a study to publish with its report, with the logits that its rows read."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..evaluation.scoring import LOGIT_STEP
+from ..option_fields import option
+from ..runs.atomic_files import Json, whole_folder
+from ..runs.output_folder import RESULTS_FILE
+from ..training.finetune import LOGITS_FILE
+from .execute import CONFIG_FILE
+from .findings import Findings
+from .plan import COMMITTEE
+from .study import StudyArguments, check_arguments, read_state
+
+COARSE_STEP = 0.5  # nats, of logits of which rows read right or wrong alone
+
+
+@dataclass
+class ExportArguments(StudyArguments):
+    """Options of `tlm study export`."""
+
+    output_dir: str = option("", "New folder.")
+
+
+def export_study(arguments: ExportArguments) -> Json:
+    """Copy the records of the plan's runs into a new folder, `runs` in it; returns how many, and megabytes of logits.
+
+    Logits that no row reads are left out. Those of which rows read right or wrong alone are rounded to `COARSE_STEP`
+    (the largest stays the only largest one), so a report of the new folder has the same rows. Raises UserError for a
+    folder that exists, or a damaged record.
+    """
+    plan, target = check_arguments(arguments), Path(arguments.output_dir).expanduser()
+    if not arguments.output_dir or target.exists():
+        raise UserError("study export needs --output-dir, a new folder.")
+    state, source = read_state(arguments, plan), arguments.results_folder / "runs"
+    if not state.records:
+        raise UserError(f"{arguments.results_folder} has no finished run of the plan.")
+    findings = Findings(state.planner, state.records, source)
+    findings.rows()
+    points = [point for task in plan.tasks for point in state.planner.points(task) if point.finding == COMMITTEE]
+    averaged = {run.name for point in points for runs in state.planner.runs(point).values() for run in runs}
+    size = 0
+    with whole_folder(target) as draft:
+        for name in state.records:
+            copy = draft / "runs" / name
+            copy.mkdir(parents=True)
+            for file in (CONFIG_FILE, RESULTS_FILE):
+                (copy / file).write_bytes((source / name / file).read_bytes())
+            if splits := findings.splits_read(name):
+                with np.load(source / name / LOGITS_FILE, allow_pickle=False) as stored:
+                    kept = {key: stored[key] for key in stored if key.removesuffix("_labels") in splits}
+                if name not in averaged:
+                    kept |= {split: round_logits(kept[split]) for split in splits}
+                size += write_arrays(copy / LOGITS_FILE, kept)
+    return {"output_dir": str(target), "records": len(state.records), "megabytes_of_logits": round(size / 1e6, 1)}
+
+
+def round_logits(packed: np.ndarray) -> np.ndarray:
+    """Packed logits (..., classes), see `pack_logits`, as multiples of `COARSE_STEP`; only the largest are at 0."""
+    step = round(COARSE_STEP / LOGIT_STEP)
+    steps = np.clip(np.rint(packed / step), packed > 0, np.iinfo(np.uint16).max // step)
+    return (steps * step).astype(np.uint16)
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> int:
+    """Write a file for `numpy.load`, by bzip2 (a third smaller than `savez_compressed`); returns its bytes."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_BZIP2)
+    return file.stat().st_size
