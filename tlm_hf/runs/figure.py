@@ -10,28 +10,24 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def drawing(path: Path) -> Iterator[None]:
-    """Draw labels as they are, dollar signs included; an error is a warning, for a plot is not worth losing results."""
+def new_figure(
+    path: Path, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6, 4), panels: int = 0
+) -> Iterator[Any]:
+    """Matplotlib axes, `size` inches, or a row of so many `panels`; in the end they are written to `path`, a PNG.
+
+    Labels are drawn as they are, dollar signs included. An error is a warning: a plot is not worth losing results.
+    """
     import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     try:
         with mpl.rc_context({"text.parse_math": False}):
-            yield
+            figure = Figure(figsize=size, layout="constrained")
+            (row,) = figure.subplots(1, panels or 1, squeeze=False)
+            for axes in row:
+                axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+                axes.spines[["top", "right"]].set_visible(False)
+            yield row if panels else row[0]
+            figure.savefig(path, dpi=120, metadata={"Software": None})  # equal figures give equal bytes
     except Exception as error:
         logger.warning("%s could not be drawn (%s); the results are complete without it.", path.name, error)
-
-
-@contextmanager
-def new_figure(
-    path: Path, title: str = "", xlabel: str = "", ylabel: str = "", size: tuple[float, float] = (6, 4)
-) -> Iterator[Any]:
-    """Matplotlib axes, `size` inches; the figure is written to `path`, a PNG, when the block ends."""
-    from matplotlib.figure import Figure
-
-    with drawing(path):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
-        yield axes
-        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path, dpi=120)

@@ -15,7 +15,7 @@ import pandas as pd
 from ..data.overlap import MIN_COUNT
 from ..errors import UserError
 from ..runs.atomic_files import Json, write_json, write_text
-from ..runs.figure import drawing
+from ..runs.figure import new_figure
 from ..runs.provenance import portable_path
 from .execute import Record, timed_seconds
 from .findings import NOT_WORSE, SMALLEST, Findings, Row, overlap_measures
@@ -180,7 +180,7 @@ def _rates(planner: Planner) -> pd.DataFrame:
         variants = plan.committee.variants if plan.rates.variants else {}
         tried += [(task, model, model, None) for model in (*plan.finetuning, *variants)]
         tried += [(task, f"{m}, {count} labels", m, count) for count in counts for m in (plan.shallow, *variants)]
-    lines = {}
+    lines: dict[tuple[str, str], dict[str, str]] = {}
     for (task, name, model, count), arm in product(tried, ARM_NAMES):
         runs, chosen = planner.candidates(model, task, arm, count), planner.chosen(model, task, arm, count)
         if len(runs) == 1 or chosen is None or (arm == "scratch" and model != planner.recipe(model)):
@@ -189,34 +189,31 @@ def _rates(planner: Planner) -> pd.DataFrame:
         for option, accuracy in planner.means(runs).items():
             width = f" (initial weights {option.initializer_range:g})" if option.initializer_range else ""
             words = f"{option.learning_rate:g}{width}: {accuracy:.3f}"
-            cells.append(f"**{words}**" if option == chosen else words)
-        at_edge = chosen.learning_rate in (min(rates), max(rates))
-        lines[task, name, arm] = {"rates": ", ".join(cells), "at the edge": "yes" if at_edge else ""}
-    table = pd.DataFrame.from_dict(lines, orient="index")
-    return table.rename_axis(["task", "model", "arm"]) if lines else table
+            at_edge = " at the edge" if option.learning_rate in (min(rates), max(rates)) else ""
+            cells.append(f"**{words}{at_edge}**" if option == chosen else words)
+        lines.setdefault((task, name), {})[ARM_NAMES[arm]] = ", ".join(cells)
+    table = pd.DataFrame.from_dict(lines, orient="index", columns=list(ARM_NAMES.values()))
+    return table.rename_axis(["task", "model"]) if lines else table
 
 
 def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
     """Draw a plot of each finding that has a row; returns the names of those drawn."""
-    from matplotlib.figure import Figure
-
     drawn = []
     for name, (finding, xlabel, ylabel, draw) in PLOTS.items():
         shown = frame[frame["finding"] == finding]
         tasks = [task for task in plan.tasks if (shown["task"] == task).any()]
         if not tasks:
             continue
-        with drawing(folder / name):
-            figure = Figure(figsize=(max(7.0, 4.2 * len(tasks)), 3.9), layout="constrained")
-            panels = figure.subplots(1, len(tasks), squeeze=False)[0]
+        size = max(7.0, 4.2 * len(tasks)), 3.9
+        with new_figure(folder / name, xlabel=xlabel, size=size, panels=len(tasks)) as panels:
+            figure = panels[0].figure
             entries: dict[str, Any] = {}
             colours = dict(COLOURS)  # of the labels, the same in all panels
             panels[0].set_ylabel(f"{ylabel}, 95% intervals")
             baselines = frame[frame["finding"] == {GAP: BASELINES}.get(finding, finding)]
             baselines = baselines[baselines["model"].isin(BASELINE_NAMES.values()) & (finding != LABELS)]
             for axes, task in zip(panels, tasks, strict=True):
-                axes.set(title=task, xlabel=xlabel)
-                axes.spines[["top", "right"]].set_visible(False)
+                axes.set_title(task)
                 draw(axes, shown[shown["task"] == task], plan, colours)
                 for row in baselines[baselines["task"] == task].itertuples():
                     style = {"color": colours[row.model], "linestyle": "--", "linewidth": 1}
@@ -227,7 +224,6 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
             columns = max(1, min(4, int(figure.get_figwidth() / column)))
             style = {"ncols": columns, "frameon": False, "fontsize": 9}
             figure.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
-            figure.savefig(folder / name, dpi=120, metadata={"Software": None})  # equal rows give equal bytes
             drawn.append(name)
     return drawn
 
