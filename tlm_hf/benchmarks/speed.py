@@ -43,7 +43,6 @@ from ..runs.worker_pool import ONE_THREAD
 from ..training.trainer import keep_freed_memory
 from .contestants import CONTESTANTS, FROZEN, Answer, Texts
 
-LABELS = ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
 TASKS = {
     "pretraining": (BertForMaskedLM, TLMForMaskedLM),
     "finetuning": (BertForSequenceClassification, TLMForSequenceClassification),
@@ -74,13 +73,6 @@ class TimingArguments:
         threads = self.num_threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         return threads
-
-
-def build_recipe(recipe: str, size: str, **changes: Any) -> TLMConfig:
-    """Configuration with the labels of the benchmarks; `changes` go to `build_config`. UserError for no such recipe."""
-    config = build_config(recipe, size, **changes)
-    config.id2label = dict(enumerate(LABELS))
-    return config
 
 
 def stock_config(config: TLMConfig) -> BertConfig:
@@ -129,7 +121,7 @@ class StepArguments(TimingArguments):
 
 def build_model(arguments: StepArguments, side: Side) -> PreTrainedModel:
     """The side's model in training mode; the seeded weights are equal on all sides."""
-    config = build_recipe(arguments.recipe, arguments.size, dropout=side.dropout)
+    config = build_config(arguments.recipe, arguments.size, dropout=side.dropout)
     stock_class, our_class = TASKS[arguments.what]
     torch.manual_seed(0)
     return stock_class(stock_config(config)).train() if side.stock else our_class(config).train()
@@ -141,7 +133,7 @@ def build_step_batch(arguments: StepArguments, vocab_size: int, length: int) -> 
     shape = (arguments.batch_size, length)
     input_ids = torch.randint(5, vocab_size, shape, generator=generator)
     if arguments.what == "finetuning":
-        labels = torch.randint(0, len(LABELS), shape[:1], generator=generator)
+        labels = torch.randint(0, 2, shape[:1], generator=generator)
     else:
         labels = torch.where(torch.rand(shape, generator=generator) < arguments.mlm_probability, input_ids, -100)
         labels[0, 0] = input_ids[0, 0]  # at least one
@@ -191,7 +183,7 @@ def benchmark_steps(arguments: StepArguments) -> Json:
     """
     check_range(arguments, 1, 2**20, "batch_size")
     check_range(arguments, 0.01, 0.99, "mlm_probability")
-    if build_recipe(arguments.recipe, arguments.size).has_convolution:
+    if build_config(arguments.recipe, arguments.size).has_convolution:
         raise UserError(f"Stock BERT lacks the convolution front-end of {arguments.recipe}: choose another recipe.")
     threads, sides = arguments.set_threads(), dict(SIDES)
     if arguments.what == "finetuning":
@@ -248,7 +240,7 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
     for size, count in committees:
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"--committees has {size}:{count}: write SIZE:MEMBERS, such as {GRID[0]}.")
-        config = build_recipe(arguments.recipe, size)
+        config = build_config(arguments.recipe, size)
         no_tables = refusing(f"--recipe {arguments.recipe} has no tables", "choose bert-1", ValueError)
         with no_tables, torch.device("meta"):
             check_freezable([TLMForSequenceClassification(config)])
@@ -266,7 +258,7 @@ def benchmark_latency(arguments: LatencyArguments) -> Json:
 
 
 def _build_models(recipe: str, size: str, count: int, folder: Path) -> dict[Variant, Any]:
-    config, deep = build_recipe(recipe, size), stock_classifier(build_recipe("bert-6", size))
+    config, deep = build_config(recipe, size), stock_classifier(build_config("bert-6", size))
     members = [TLMForSequenceClassification(config).eval() for _ in range(count)]
     committee = CommitteeForSequenceClassification.from_members(members)
     models: dict[Variant, Any] = {DEEP: deep, PLAIN: committee}

@@ -186,7 +186,6 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     keep_freed_memory()  # as in a process that has trained before: times must not depend on that
     torch.manual_seed(0)
     deep = build_config(reference, size)
-    deep.id2label = {0: "a", 1: "b"}
     models: dict[tuple[str, int], PreTrainedModel] = {(reference, 1): stock_classifier(deep)}
     models[f"{reference}, our fast path", 1] = build(reference)
     join, first = CommitteeForSequenceClassification.from_members, members[0]
