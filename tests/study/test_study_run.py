@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -145,8 +146,8 @@ def test_a_model_has_one_colour_in_all_panels_and_the_legend_is_inside_the_figur
     rows = json.loads(Path(__file__).parents[2].joinpath("results/study/fair/rows.json").read_text())["rows"]
     lacks = ("ag_news", "committee of bert-1, counts first")  # the first panel
     rows = [Row(**row) for row in rows if (row["task"], row["model"]) != lacks]
-    draw_plots(with_texts(rows), plan_file.read_plan("fair", plan_file.PLAN_FILE), tmp_path)
-    assert len(figures) == 4
+    drawn = draw_plots(with_texts(rows), plan_file.read_plan("fair", plan_file.PLAN_FILE), tmp_path)
+    assert (len(figures), drawn) == (4, [])  # the report links no picture that was not written
     for figure in figures:
         figure.draw_without_rendering()
         box = figure.legends[0].get_window_extent()
@@ -288,7 +289,9 @@ def test_an_exported_study_has_the_rows_of_the_whole_in_smaller_files(study, rep
     folders = tmp_path / "results", study / "results"
     sizes = [sum(file.stat().st_size for file in folder.rglob("logits.npz")) for folder in folders]
     assert sizes[0] < sizes[1]
-    assert "new folder" in refusal(export_study, options)
+    assert "exists" in refusal(export_study, options)
+    (tmp_path / "file").touch()
+    assert "cannot be written" in refusal(export_study, replace(options, output_dir=str(tmp_path / "file" / "a")))
 
 
 def test_rounded_logits_have_the_same_largest_ones():

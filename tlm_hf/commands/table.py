@@ -64,7 +64,7 @@ COMMANDS = {
     "study run": Command("run what is missing of the study", "study.study:run_study", ("done", "missing", "waiting")),
     "study report": Command("tables and plots of the findings", "study.report:write_report", REPORT),
     "study export": Command(
-        "the records that the report's rows need, to be published",
+        "a copy of the records to publish, with the logits that the report reads",
         "study.export:export_study",
         ("output_dir", "records", "megabytes_of_logits"),
     ),

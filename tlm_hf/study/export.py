@@ -1,14 +1,15 @@
-"""`tlm study export`: the records of a study to publish with its report, with the logits that its rows read."""
+"""`tlm study export`: a study's records to publish, with the logits that its report reads."""
 
 import io
+import shutil
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, refusing
 from ..evaluation.scoring import LOGIT_STEP
 from ..option_fields import option
 from ..runs.atomic_files import Json, whole_folder
@@ -19,7 +20,7 @@ from .findings import Findings
 from .plan import COMMITTEE
 from .study import StudyArguments, check_arguments, read_state
 
-COARSE_STEP = 0.5  # nats, of logits of which rows read right or wrong alone
+COARSE_STEP = 0.5  # nats, of logits where the report reads only whether an answer is right
 
 
 @dataclass
@@ -32,27 +33,30 @@ class ExportArguments(StudyArguments):
 def export_study(arguments: ExportArguments) -> Json:
     """Copy the records of the plan's runs into a new folder, `runs` in it; returns how many, and megabytes of logits.
 
-    Logits that no row reads are left out. Those of which rows read right or wrong alone are rounded to `COARSE_STEP`
-    (the largest stays the only largest one), so a report of the new folder has the same rows. Raises UserError for a
-    folder that exists, or a damaged record.
+    Logits that the report does not read are left out. Where it reads only whether an answer is right, they are rounded
+    to `COARSE_STEP`; each text keeps its largest. So a report of the new folder has the same rows. Raises UserError for
+    a folder that exists or cannot be written, before any work, and for a damaged record.
     """
     plan, target = check_arguments(arguments), Path(arguments.output_dir).expanduser()
-    if not arguments.output_dir or target.exists():
+    if not arguments.output_dir:
         raise UserError("study export needs --output-dir, a new folder.")
-    state, source = read_state(arguments, plan), arguments.results_folder / "runs"
+    if target.exists() or target.is_symlink():
+        raise UserError(f"--output-dir {target} exists: name a new folder.")
+    state = read_state(replace(arguments, findings=[], tasks=[], recipes=[]), plan)
+    source, size = arguments.results_folder / "runs", 0
     if not state.records:
         raise UserError(f"{arguments.results_folder} has no finished run of the plan.")
-    findings = Findings(state.planner, state.records, source)
-    findings.rows()
-    points = [point for task in plan.tasks for point in state.planner.points(task) if point.finding == COMMITTEE]
-    averaged = {run.name for point in points for runs in state.planner.runs(point).values() for run in runs}
-    size = 0
-    with whole_folder(target) as draft:
+    unwritable = refusing(f"--output-dir {target} cannot be written", "name another folder", OSError)
+    with unwritable, whole_folder(target) as draft:
+        findings = Findings(state.planner, state.records, source)
+        findings.rows()
+        points = [point for task in plan.tasks for point in state.planner.points(task) if point.finding == COMMITTEE]
+        averaged = {run.name for point in points for runs in state.planner.runs(point).values() for run in runs}
         for name in state.records:
             copy = draft / "runs" / name
             copy.mkdir(parents=True)
             for file in (CONFIG_FILE, RESULTS_FILE):
-                (copy / file).write_bytes((source / name / file).read_bytes())
+                shutil.copyfile(source / name / file, copy / file)
             if splits := findings.splits_read(name):
                 with np.load(source / name / LOGITS_FILE, allow_pickle=False) as stored:
                     kept = {key: stored[key] for key in stored if key.removesuffix("_labels") in splits}
@@ -63,7 +67,7 @@ def export_study(arguments: ExportArguments) -> Json:
 
 
 def round_logits(packed: np.ndarray) -> np.ndarray:
-    """Packed logits (..., classes), see `pack_logits`, as multiples of `COARSE_STEP`; only the largest are at 0."""
+    """Packed logits (..., classes), see `pack_logits`, as multiples of `COARSE_STEP`; only the largest is at 0."""
     step = round(COARSE_STEP / LOGIT_STEP)
     steps = np.clip(np.rint(packed / step), packed > 0, np.iinfo(np.uint16).max // step)
     return (steps * step).astype(np.uint16)

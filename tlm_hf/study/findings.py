@@ -284,11 +284,11 @@ class Findings:
             yield self._alike(f"committee of one {model}, fine-tuned several times", shallow, *of_one, shared=True)
 
     def _alike(self, model: str, timed_as: str | None, *groups: Sequence[StudyRun], shared: bool = False) -> Committees:
-        """All committees of each of the plan's sizes within each group; with `shared`, two or more of one encoder."""
+        """All committees of each of the plan's sizes within each group; with `shared` a group has one encoder."""
         found = [logits for logits in map(self.logits, groups) if logits is not None]
         answers, seconds, gains = {}, {}, {}
         encoder, tuning = self._cost([run for several in groups for run in several])
-        for count in sorted({*self.plan.committee.counts, len(self.plan.committee.members)} - {1 if shared else 0}):
+        for count in sorted({*self.plan.committee.counts, len(self.plan.committee.members)}):
             large = [(logits, labels) for logits, labels in found if logits.shape[1] >= count]
             if large:
                 right, alone = [], []
@@ -296,7 +296,7 @@ class Findings:
                     several = [*combinations(range(logits.shape[1]), count)]
                     right.append(committees_right(logits, labels, several))
                     alone.append(_is_right((logits, labels))[several].mean(axis=1))
-                most = len(large) if shared else None if count == 1 else large[0][0].shape[1]  # a single one is a run
+                most = len(large) if shared else None if count == 1 else large[0][0].shape[1]  # single ones are runs
                 answers[count] = Answers(np.concatenate(right), most)
                 if count > 1:
                     gains[count] = Answers(np.concatenate(right) - np.concatenate(alone), most)

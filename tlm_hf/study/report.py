@@ -106,7 +106,9 @@ def write_tables(frame: pd.DataFrame, latency: list[Json], state: State) -> dict
     costs = costs.loc[:, (costs != "").any()]  # without a record of latency, or one from before tables were timed
     of_gap = baselines if len(gap) else baselines[:0]
     tested = f"difference from {state.planner.plan.committee.reference}"
-    compared = _pivot(committee[~is_smallest], index, tested).rename(columns={"t-interval": f"{tested}, t-interval"})
+    is_single = committee["model"].str.startswith("committee of one ") & (committee["x"] == 1)  # no committee yet
+    compared = _pivot(committee[~is_smallest & ~is_single], index, tested)
+    compared = compared.rename(columns={"t-interval": f"{tested}, t-interval"})
     shown = times.pivot_table("milliseconds", ["model", "members"], "batch_size", sort=False).map("{:.2f}".format)
     tables = {
         "models": _models(state.planner, state.records),
@@ -205,6 +207,7 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
         if not tasks:
             continue
         size = max(7.0, 4.2 * len(tasks)), 3.9
+        (folder / name).unlink(missing_ok=True)
         with new_figure(folder / name, xlabel=xlabel, size=size, panels=len(tasks)) as panels:
             figure = panels[0].figure
             entries: dict[str, Any] = {}
@@ -224,6 +227,7 @@ def draw_plots(frame: pd.DataFrame, plan: SizePlan, folder: Path) -> list[str]:
             columns = max(1, min(4, int(figure.get_figwidth() / column)))
             style = {"ncols": columns, "frameon": False, "fontsize": 9}
             figure.legend(list(entries.values()), list(entries), loc="outside lower center", **style)
+        if (folder / name).is_file():
             drawn.append(name)
     return drawn
 

@@ -65,8 +65,8 @@ def fit_lexical(
 ) -> LexicalTable:
     """Fit a linear support vector machine (one for each label), or of numbers a ridge regression, as a table.
 
-    The texts of `rows`, of pairs all words alike, are cut to the tokenizer's `model_max_length`; `vectors` has one for
-    each token, float (tokens, size). Of the `num_labels` classes one without texts keeps the logit -1.
+    Texts of `rows` (of a pair both texts, their words counted alike) are cut to the tokenizer's `model_max_length`.
+    `vectors` is float (tokens, size). A class without texts keeps the logit -1.
     """
     ids = [np.array(row) for row in tokenizer(texts_of(rows), truncation=True)["input_ids"]]
     words = len(vectors)
