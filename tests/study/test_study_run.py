@@ -232,6 +232,10 @@ def test_a_committee_of_members_with_texts_of_their_own_has_the_encoders_of_so_m
     (record,) = (r for r in finetunings(study) if str(r.settings["encoder"]).startswith("pretrain-bert-1-64-texts-6-"))
     (row,) = (row for row in found if "6 steps" in row["model"] and row["measure"] == "accuracy")
     assert row["estimate"] == pytest.approx(record.results["test"]["accuracy"], abs=1e-6)
+    (alike,) = (row for row in found if row["measure"] == "difference from as many bert-1 of 6 steps")
+    of_all = {(row["model"], row["x"], row["measure"]): row["estimate"] for row in report}
+    shared = of_all["committee of bert-1 of 6 steps", 1, "accuracy"]
+    assert alike["estimate"] == pytest.approx(row["estimate"] - shared, abs=2e-6)
 
 
 def test_a_committee_of_one_encoder_is_of_its_fine_tunings_and_pays_for_its_pre_training_once(study, report):

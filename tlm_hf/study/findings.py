@@ -62,7 +62,7 @@ def make_row(finding: str, task: str, model: str, x: Any, measure: str, found: E
 class Committees:
     """Committees of one kind by size, seconds of one core that training one takes, calibration error of the largest.
 
-    `gains` are their answers less the mean of their members'.
+    `gains` are their answers less the mean of their members'; `kin` names the committees of encoders trained alike.
     """
 
     model: str
@@ -71,6 +71,7 @@ class Committees:
     seconds: dict[int, float]
     gains: dict[int, Answers] = field(default_factory=dict)
     calibration: dict[int, float] = field(default_factory=dict)
+    kin: str = ""
 
 
 class Findings:
@@ -222,8 +223,9 @@ class Findings:
             runs = [run for several in tuned.values() for run in several]
             cost = {"timed_as": reference, "seconds": round(sum(self._cost(runs)))}
             yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(others[reference]), **cost)
+        by_name = {group.model: group.answers for group in groups}
         for group in groups:
-            plain = groups[0].answers
+            plain, kin = groups[0].answers, by_name.get(f"committee of {group.kin}", {})
             better: dict[int, Estimate] = {}
             for count, ours in group.answers.items():
                 if group.timed_as is None and count == 1:
@@ -235,6 +237,7 @@ class Findings:
                 if group is not groups[0]:
                     most = max(plain)
                     sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
+                    sides |= {f"as many {group.kin}": kin[count]} if count in kin else {}
                 if count in group.gains:
                     gain = accuracy(group.gains[count])
                     yield make_row(COMMITTEE, task, group.model, count, "difference from its members", gain)
@@ -275,15 +278,18 @@ class Findings:
             yield self._alike(f"committee of {variant}", shallow, first[variant, "pretrained"])
         for model in (shallow, *self.plan.committee.variants):
             own = first.get((f"{model}, own texts", "pretrained"), [])
-            yield self._alike(f"committee of {model}, each of its own texts", shallow, own)
+            yield self._alike(f"committee of {model}, each of its own texts", shallow, own, kin=model)
         yield self._alike(f"committee of {shallow} from scratch", shallow, first[shallow, "scratch"])
         if reference != shallow:
             yield self._alike(f"committee of {reference}", None, first[reference, "pretrained"])
         for model in (shallow, *self.plan.committee.variants):
             of_one = [several for several in runs[model, "pretrained"].values() if len(several) > 1]
-            yield self._alike(f"committee of one {model}, fine-tuned several times", shallow, *of_one, shared=True)
+            name = f"committee of one {model}, fine-tuned several times"
+            yield self._alike(name, shallow, *of_one, shared=True, kin=model)
 
-    def _alike(self, model: str, timed_as: str | None, *groups: Sequence[StudyRun], shared: bool = False) -> Committees:
+    def _alike(
+        self, model: str, timed_as: str | None, *groups: Sequence[StudyRun], shared: bool = False, kin: str = ""
+    ) -> Committees:
         """All committees of each of the plan's sizes within each group; with `shared` a group has one encoder."""
         found = [logits for logits in map(self.logits, groups) if logits is not None]
         answers, seconds, gains = {}, {}, {}
@@ -302,7 +308,7 @@ class Findings:
                     gains[count] = Answers(np.concatenate(right) - np.concatenate(alone), most)
                 seconds[count] = count * tuning + encoder * (1 if shared else count)
         calibration = {max(answers): self._calibration(groups, max(answers))} if answers else {}
-        return Committees(model, timed_as, answers, seconds, gains, calibration)
+        return Committees(model, timed_as, answers, seconds, gains, calibration, kin)
 
     def _calibration(self, groups: Sequence[Sequence[StudyRun]], count: int) -> float:
         """Calibration error on test texts of the committee of the first members of the first group that has so many."""
