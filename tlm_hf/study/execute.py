@@ -192,7 +192,7 @@ def _latency(settings: Json, folder: Path, root: str | None) -> Json:
     committees = {count: join([build(first) for _ in range(count)]).eval() for count in settings["counts"]}
     models |= {(first, count): each if count > 1 else each[0] for count, each in committees.items()}
     try:
-        check_freezable([build(first)])
+        check_freezable([next(iter(committees.values()))[0]])
     except ValueError:  # members of several layers, or with convolutions
         committees.clear()
     models |= {(f"{first}, frozen", n): each.freeze(cls_token_id=CLS).eval() for n, each in committees.items()}
