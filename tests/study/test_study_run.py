@@ -305,7 +305,7 @@ def test_rounded_logits_have_the_same_largest_ones():
     rounded = unpack_logits(round_logits(packed))
     assert np.array_equal(rounded.argmax(axis=-1), logits.argmax(axis=-1))
     within = (packed > 0) & (packed < 60000)
-    assert np.abs(rounded - unpack_logits(packed))[within].max() < 0.5
+    assert np.abs(rounded - unpack_logits(packed))[within].max() < 2
 
 
 def test_a_deleted_record_comes_back_and_nothing_else_is_done_again(study):

@@ -20,7 +20,7 @@ from .findings import Findings
 from .plan import COMMITTEE
 from .study import StudyArguments, check_arguments, read_state
 
-COARSE_STEP = 0.5  # nats, of logits where the report reads only whether an answer is right
+COARSE_STEP = 2.0  # nats, of logits where the report reads only whether an answer is right
 
 
 @dataclass

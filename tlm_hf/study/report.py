@@ -269,7 +269,8 @@ def _committee(axes: Any, rows: pd.DataFrame, plan: SizePlan, colours: Colours) 
     reference, accuracies = plan.committee.reference, rows[rows["measure"] == "accuracy"]
     shown = accuracies[~accuracies["model"].isin([reference, *plan.committee.members, *BASELINE_NAMES.values()])]
     names = shown["model"].str.split(":").str[0].str.removeprefix("committee of ")
-    _points(axes, shown, shown["x"], names, colours)
+    kinds = list(dict.fromkeys(names))  # side by side, or their intervals hide each other
+    _points(axes, shown, shown["x"] + 0.06 * (names.map(kinds.index) - (len(kinds) - 1) / 2), names, colours)
     for row in accuracies[accuracies["model"] == reference].itertuples():
         axes.axhline(100 * row.estimate, color=RED, label=f"{reference}, pre-trained")
         axes.axhspan(100 * row.low, 100 * row.high, color=RED, alpha=0.1, linewidth=0)
