@@ -1,6 +1,5 @@
 """`tlm study export`: a study's records to publish, with the logits that its report reads."""
 
-import io
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -77,7 +76,6 @@ def write_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> int:
     """Write a file for `numpy.load`, by bzip2 (a third smaller than `savez_compressed`); returns its bytes."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_BZIP2) as archive:
         for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue(), zipfile.ZIP_BZIP2)
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
     return file.stat().st_size

@@ -225,7 +225,7 @@ class Findings:
             yield make_row(COMMITTEE, task, reference, 1, "accuracy", accuracy(others[reference]), **cost)
         by_name = {group.model: group.answers for group in groups}
         for group in groups:
-            plain, kin = groups[0].answers, by_name.get(f"committee of {group.kin}", {})
+            plain = groups[0].answers
             better: dict[int, Estimate] = {}
             for count, ours in group.answers.items():
                 if group.timed_as is None and count == 1:
@@ -237,7 +237,8 @@ class Findings:
                 if group is not groups[0]:
                     most = max(plain)
                     sides |= {f"as many {shallow}": plain.get(count), f"{most} {shallow}": plain[most]}
-                    sides |= {f"as many {group.kin}": kin[count]} if count in kin else {}
+                    if group.kin:
+                        sides[f"as many {group.kin}"] = by_name[f"committee of {group.kin}"].get(count)
                 if count in group.gains:
                     gain = accuracy(group.gains[count])
                     yield make_row(COMMITTEE, task, group.model, count, "difference from its members", gain)
